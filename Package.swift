@@ -1,0 +1,62 @@
+// swift-tools-version: 6.2
+import PackageDescription
+
+/// Swift 6 language mode everywhere; every use of unsafe code is spelled `unsafe` and nothing may warn.
+let strict: [SwiftSetting] = [
+  .swiftLanguageMode(.v6),
+  .enableExperimentalFeature("Lifetimes"),
+  .enableUpcomingFeature("ExistentialAny"),
+  .strictMemorySafety(),
+  .treatAllWarnings(as: .error),
+]
+
+let argumentParser: Target.Dependency = .product(name: "ArgumentParser", package: "swift-argument-parser")
+let logging: Target.Dependency = .product(name: "Logging", package: "swift-log")
+
+let package = Package(
+  name: "kalsae",
+  products: [
+    .executable(name: "kalsae", targets: ["kalsae"]),
+    .library(name: "Dataplane", targets: ["Dataplane"]),
+  ],
+  dependencies: [
+    .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
+    .package(url: "https://github.com/apple/swift-log", from: "1.16.0"),
+    .package(url: "https://github.com/jpsim/Yams", from: "6.2.2"),
+  ],
+  targets: [
+    // Module maps and `static inline` shims.
+    .target(name: "CDataplane"),
+    .target(name: "CLinux"),
+    .systemLibrary(name: "CNetlink", pkgConfig: "libnl-route-3.0", providers: [.apt(["libnl-route-3-dev"])]),
+    .systemLibrary(name: "CPcap", pkgConfig: "libpcap", providers: [.apt(["libpcap-dev"])]),
+
+    // The vocabulary that every room shares.
+    .target(name: "Addresses", swiftSettings: strict),
+
+    // The hot path: one module, because the optimiser stops at module walls.
+    .target(name: "Dataplane", dependencies: ["Addresses", "CDataplane"], swiftSettings: strict),
+    .target(name: "Ports", dependencies: ["Dataplane", "CLinux", "CPcap"], swiftSettings: strict),
+
+    // Desired state.
+    .target(name: "Model", dependencies: ["Addresses"], swiftSettings: strict),
+    .target(name: "Datastore", dependencies: ["Model", "CLinux", "Yams"], swiftSettings: strict),
+    .target(name: "Compiler", dependencies: ["Model", "Dataplane"], swiftSettings: strict),
+
+    // The machine.
+    .target(name: "Node", dependencies: ["Addresses", "CNetlink", "CLinux"], swiftSettings: strict),
+    .target(
+      name: "Agent", dependencies: ["Datastore", "Compiler", "Node", "Ports", logging], swiftSettings: strict),
+    .target(name: "Lab", dependencies: ["Addresses", "CLinux"], swiftSettings: strict),
+    .executableTarget(name: "kalsae", dependencies: ["Agent", "Lab", argumentParser], swiftSettings: strict),
+
+    .testTarget(name: "AddressesTests", dependencies: ["Addresses"], swiftSettings: strict),
+    .testTarget(name: "DataplaneTests", dependencies: ["Dataplane"], swiftSettings: strict),
+    .testTarget(name: "PortsTests", dependencies: ["Ports", "Lab"], swiftSettings: strict),
+    .testTarget(name: "NodeTests", dependencies: ["Node", "Lab"], swiftSettings: strict),
+    .testTarget(name: "ModelTests", dependencies: ["Model"], swiftSettings: strict),
+    .testTarget(name: "DatastoreTests", dependencies: ["Datastore"], swiftSettings: strict),
+    .testTarget(name: "CompilerTests", dependencies: ["Compiler"], swiftSettings: strict),
+    .testTarget(name: "LiveTests", dependencies: ["Lab", "Addresses"], swiftSettings: strict),
+  ]
+)

@@ -1,0 +1,2 @@
+#pragma once
+// Constants, structures and `static inline` wrappers of Linux interfaces that Swift cannot import by itself.
