@@ -65,7 +65,9 @@ extension IPv4Address: LosslessStringConvertible {
 /// Reads a decimal number without sign or leading zeros, at most `max`.
 func decimal(_ text: some StringProtocol, max: Int) -> Int? {
   let digits = text.utf8
-  guard let first = digits.first, digits.count <= 10, first != UInt8(ascii: "0") || digits.count == 1 else { return nil }
+  guard let first = digits.first, digits.count <= 10, first != UInt8(ascii: "0") || digits.count == 1 else {
+    return nil
+  }
   var value = 0
   for digit in digits {
     guard digit >= UInt8(ascii: "0"), digit <= UInt8(ascii: "9") else { return nil }

@@ -1,0 +1,56 @@
+/// Up to `capacity` frames that go through the pipeline together. Owns the list, not the octets.
+@safe
+@frozen
+public struct FrameBatch: ~Copyable {
+  /// As many frames as a stage can hold in flight with prefetch.
+  @inlinable
+  public static var standardCapacity: Int { 256 }
+
+  @usableFromInline
+  let frames: UnsafeMutablePointer<Frame>
+  public let capacity: Int
+  @usableFromInline var filled: Int
+
+  @inlinable
+  public var count: Int { filled }
+
+  public init(capacity: Int = FrameBatch.standardCapacity) {
+    precondition(capacity > 0 && capacity <= 65536)
+    unsafe frames = .allocate(capacity: capacity)
+    self.capacity = capacity
+    filled = 0
+  }
+
+  deinit { unsafe frames.deallocate() }
+
+  @inlinable
+  public var isFull: Bool { count == capacity }
+
+  @inlinable
+  public subscript(_ index: Int) -> Frame {
+    @inline(__always) get {
+      precondition(index >= 0 && index < count)
+      return unsafe frames[index]
+    }
+    @inline(__always) set {
+      precondition(index >= 0 && index < count)
+      unsafe frames[index] = newValue
+    }
+    @inline(__always) _modify {
+      precondition(index >= 0 && index < count)
+      yield unsafe &frames[index]
+    }
+  }
+
+  /// Adds a frame at the end; the batch must not be full.
+  @inlinable
+  public mutating func append(_ frame: Frame) {
+    precondition(count < capacity)
+    unsafe frames[count] = frame
+    filled &+= 1
+  }
+
+  /// Empties the list.
+  @inlinable
+  public mutating func removeAll() { filled = 0 }
+}

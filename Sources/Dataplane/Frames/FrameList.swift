@@ -1,0 +1,42 @@
+/// Positions in a batch, in order.
+@safe
+@frozen
+public struct FrameList: ~Copyable {
+  @usableFromInline
+  let indices: UnsafeMutablePointer<UInt16>
+  public let capacity: Int
+  @usableFromInline var filled: Int
+
+  @inlinable
+  public var count: Int { filled }
+
+  public init(capacity: Int = FrameBatch.standardCapacity) {
+    precondition(capacity > 0 && capacity <= 65536)
+    unsafe indices = .allocate(capacity: capacity)
+    self.capacity = capacity
+    filled = 0
+  }
+
+  deinit { unsafe indices.deallocate() }
+
+  @inlinable
+  public var isEmpty: Bool { count == 0 }
+
+  @inlinable
+  public subscript(_ position: Int) -> Int {
+    @inline(__always) get {
+      precondition(position >= 0 && position < count)
+      return unsafe Int(indices[position])
+    }
+  }
+
+  @inlinable
+  public mutating func append(_ index: Int) {
+    precondition(count < capacity)
+    unsafe indices[count] = UInt16(truncatingIfNeeded: index)
+    filled &+= 1
+  }
+
+  @inlinable
+  public mutating func removeAll() { filled = 0 }
+}
