@@ -1,2 +1,4 @@
 #pragma once
 // Constants, structures and `static inline` wrappers of Linux interfaces that Swift cannot import by itself.
+
+#include "lab_shim.h"
