@@ -25,6 +25,7 @@ public enum DropReason: UInt8, CaseIterable, Sendable {
   case sourceRoute
   case tunnelFromPod
   case transit
+  case leftToHost
 
   // Tunnels.
   case unknownPeer
@@ -92,6 +93,7 @@ extension DropReason {
     case .sourceRoute: "an IPv4 source route"
     case .tunnelFromPod: "a tunnel packet out of a pod"
     case .transit: "from the underlay and not for this node"
+    case .leftToHost: "for the host itself, whose kernel has its own copy"
     case .unknownPeer: "a tunnel packet from an address that is no node's"
     case .tunnelNotEnabled: "a tunnel protocol that is not used with this peer"
     case .badTunnelHeader: "a tunnel header that makes no sense"

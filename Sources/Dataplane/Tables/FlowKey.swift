@@ -13,6 +13,7 @@ protocol FlowKey: BitwiseCopyable, Equatable, Sendable {
   associatedtype Padding: BitwiseCopyable
   static var padding: Padding { get }
   static var free: Self { get }
+  static var isIPv6: Bool { get }
   var isFree: Bool { get }
   var hash: UInt64 { get }
   var tail: FlowKeyTail { get set }
@@ -62,6 +63,7 @@ struct FlowKey4: FlowKey {
 
   typealias Padding = UInt64
   static var padding: UInt64 { 0 }
+  static var isIPv6: Bool { false }
   static var free: FlowKey4 { FlowKey4(addresses: 0, tail: FlowKeyTail()) }
 
   @inline(__always)
@@ -94,6 +96,7 @@ struct FlowKey6: FlowKey {
 
   typealias Padding = (UInt64, UInt64, UInt64, UInt64, UInt64, UInt64)
   static var padding: Padding { (0, 0, 0, 0, 0, 0) }
+  static var isIPv6: Bool { true }
   static var free: FlowKey6 {
     FlowKey6(source0: 0, source1: 0, destination0: 0, destination1: 0, tail: FlowKeyTail())
   }

@@ -53,7 +53,7 @@ struct HopRecord: BitwiseCopyable {
 }
 
 /// What a tunnel's encapsulator does besides copying the template.
-public struct HopOptions: OptionSet, Sendable, BitwiseCopyable {
+public struct HopOptions: OptionSet, Hashable, Sendable, BitwiseCopyable {
   public var rawValue: UInt16
   public init(rawValue: UInt16) { self.rawValue = rawValue }
 

@@ -65,7 +65,10 @@ struct RouteTrie4: ~Copyable {
       return
     }
     let position = Int(address >> 8)
-    if middle[position] & RouteTrie4.pointer == 0 { middle[position] = split(middle[position]) }
+    if middle[position] & RouteTrie4.pointer == 0 {
+      let group = split(middle[position])
+      middle[position] = group
+    }
     let first = Int(middle[position] & ~RouteTrie4.pointer) << 8 | Int(address & 0xff)
     for inner in first..<first + 1 << (32 - prefix.length) where condition(groups[inner]) { groups[inner] = route }
   }
