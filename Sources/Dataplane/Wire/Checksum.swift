@@ -99,6 +99,10 @@ extension InternetChecksum {
       InternetChecksum.words(source) &+ InternetChecksum.words(destination) &+ InternetChecksum.tail(`protocol`, length)
   }
 
+  /// Adds the length to the sum of a pseudo header that was made with length 0.
+  @inlinable
+  public mutating func addLength(_ length: Int) { sum &+= UInt64(UInt32(truncatingIfNeeded: length).bigEndian) }
+
   /// Protocol and length: the part of the pseudo header that changes from segment to segment.
   @inlinable
   static func tail(_ protocol: IPProtocol, _ length: Int) -> UInt64 {
