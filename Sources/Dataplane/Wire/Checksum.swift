@@ -1,4 +1,4 @@
-import CDataplane
+import Addresses
 
 /// A one's complement sum of 16-bit words (RFC 1071).
 ///
@@ -27,6 +27,10 @@ public struct InternetChecksum: BitwiseCopyable, Sendable {
   /// Adds a word given as a number.
   @inlinable
   public mutating func add(_ word: UInt16) { sum &+= UInt64(word.bigEndian) }
+
+  /// Adds a sum that `Octets.sum` or `copySumming` returned for octets at an even distance.
+  @inlinable
+  public mutating func add(sum words: UInt64) { sum &+= words }
 
   /// Adds octets that start at an even distance from the start of the summed data. An odd last octet is padded with 0.
   @inlinable
@@ -67,56 +71,127 @@ public struct InternetChecksum: BitwiseCopyable, Sendable {
   /// The complement of the sum, as in memory: what goes into a checksum field.
   @inlinable
   public var complement: UInt16 { ~folded }
+
+  /// The complement as UDP sends it: 0 means "none" there, so that a computed 0 becomes 0xffff (RFC 768; TUN-9).
+  @inlinable
+  public var udpComplement: UInt16 { complement == 0 ? 0xffff : complement }
 }
 
-extension Octets {
-  /// The sum of the 16-bit words as in memory, folded to at most 33 bits. An odd last octet is padded with 0.
+extension InternetChecksum {
+  /// The sum of the pseudo header of a transport over IPv4 (RFC 9293, section 3.1). `length` is that of transport header
+  /// and payload.
   @inlinable
-  public var sum: UInt64 { unsafe kalsae_sum(base, count) }
-}
+  public init(
+    pseudoHeaderOf source: IPv4Address, _ destination: IPv4Address, protocol: IPProtocol, length: Int
+  ) {
+    sum =
+      UInt64(source.rawValue.bigEndian) &+ UInt64(destination.rawValue.bigEndian)
+      &+ InternetChecksum.tail(`protocol`, length)
+  }
 
-/// How a checksum changes when the data that it covers changes (RFC 1624): the one's complement difference between the
-/// new data and the old. Deltas add up, and one delta serves every checksum that covers the change.
-@frozen
-public struct ChecksumDelta: Hashable, Sendable, BitwiseCopyable {
-  /// The difference as in memory. 0 and 0xffff both mean no change.
-  @usableFromInline var value: UInt16
-
-  /// No change.
+  /// The sum of the pseudo header of a transport over IPv6 (RFC 8200, section 8.1). `length` is that of transport header
+  /// and payload.
   @inlinable
-  public init() { value = 0 }
+  public init(
+    pseudoHeaderOf source: IPv6Address, _ destination: IPv6Address, protocol: IPProtocol, length: Int
+  ) {
+    sum =
+      InternetChecksum.words(source) &+ InternetChecksum.words(destination) &+ InternetChecksum.tail(`protocol`, length)
+  }
 
+  /// Adds the length to the sum of a pseudo header that was made with length 0.
   @inlinable
-  init(sum: UInt64) { value = InternetChecksum.fold(sum) }
+  public mutating func addLength(_ length: Int) { sum &+= UInt64(UInt32(truncatingIfNeeded: length).bigEndian) }
 
-  /// The change of a 16-bit word at an even distance; values as in memory.
+  /// Protocol and length: the part of the pseudo header that changes from segment to segment.
   @inlinable
-  public init(replacing old: UInt16, with new: UInt16) { self.init(sum: UInt64(~old) &+ UInt64(new)) }
-
-  /// The change of 32 bits; values as in memory.
-  @inlinable
-  public init(replacing old: UInt32, with new: UInt32) { self.init(sum: UInt64(~old) &+ UInt64(new)) }
-
-  /// Both changes.
-  @inlinable
-  public static func + (a: ChecksumDelta, b: ChecksumDelta) -> ChecksumDelta {
-    ChecksumDelta(sum: UInt64(a.value) &+ UInt64(b.value))
+  static func tail(_ protocol: IPProtocol, _ length: Int) -> UInt64 {
+    UInt64(UInt32(`protocol`.rawValue).bigEndian) &+ UInt64(UInt32(truncatingIfNeeded: length).bigEndian)
   }
 
   @inlinable
-  public static func += (a: inout ChecksumDelta, b: ChecksumDelta) { a = a + b }
+  static func words(_ address: IPv6Address) -> UInt64 {
+    let high = address.high.bigEndian
+    let low = address.low.bigEndian
+    return (high & 0xffff_ffff) &+ (high >> 32) &+ (low & 0xffff_ffff) &+ (low >> 32)
+  }
+}
 
-  /// The change undone.
+extension IPv4Header {
+  /// The sum of the pseudo header for the transport that the packet carries, whole; `length` is that of transport header
+  /// and payload.
   @inlinable
-  public static prefix func - (a: ChecksumDelta) -> ChecksumDelta {
-    var result = ChecksumDelta()
-    result.value = ~a.value
-    return result
+  public func pseudoHeader(length: Int) -> InternetChecksum {
+    InternetChecksum(pseudoHeaderOf: source, destination, protocol: self.protocol, length: length)
+  }
+}
+
+extension IPv6Header {
+  /// The sum of the pseudo header for a transport behind the extension headers; `length` is that of transport header and
+  /// payload. A routing header with segments left would name another final destination (RFC 8200, section 8.1).
+  @inlinable
+  public func pseudoHeader(_ protocol: IPProtocol, length: Int) -> InternetChecksum {
+    InternetChecksum(pseudoHeaderOf: source, destination, protocol: `protocol`, length: length)
+  }
+}
+
+// A transport's octets in view must end where the transport ends, without Ethernet padding.
+
+extension TCPHeader {
+  /// Whether the checksum is right.
+  @inlinable
+  public func isChecksumValid(_ pseudoHeader: InternetChecksum) -> Bool {
+    var sum = pseudoHeader
+    sum.add(octets)
+    return sum.folded == 0xffff
   }
 
-  /// The checksum field after the change: HC' = ~(~HC + ~m + m'), RFC 1624, equation 3. Values as in memory.
+  /// Computes the checksum.
   @inlinable
-  public func applied(to checksum: UInt16) -> UInt16 {
-    ~InternetChecksum.fold(UInt64(~checksum) &+ UInt64(value))
+  public func updateChecksum(_ pseudoHeader: InternetChecksum) {
+    octets[u16Native: 16] = 0
+    var sum = pseudoHeader
+    sum.add(octets)
+    octets[u16Native: 16] = sum.complement
+  }
+}
+
+extension UDPHeader {
+  /// Whether the checksum is right. A checksum of 0 is none, and right: over IPv6 the caller decides if it may be so
+  /// (RFC 6935).
+  @inlinable
+  public func isChecksumValid(_ pseudoHeader: InternetChecksum) -> Bool {
+    guard octets[u16Native: 6] != 0 else { return true }
+    var sum = pseudoHeader
+    sum.add(octets)
+    return sum.folded == 0xffff
+  }
+
+  /// Computes the checksum; a computed 0 becomes 0xffff (TUN-9).
+  @inlinable
+  public func updateChecksum(_ pseudoHeader: InternetChecksum) {
+    octets[u16Native: 6] = 0
+    var sum = pseudoHeader
+    sum.add(octets)
+    octets[u16Native: 6] = sum.udpComplement
+  }
+}
+
+extension ICMPv6Header {
+  /// Whether the checksum is right.
+  @inlinable
+  public func isChecksumValid(_ pseudoHeader: InternetChecksum) -> Bool {
+    var sum = pseudoHeader
+    sum.add(octets)
+    return sum.folded == 0xffff
+  }
+
+  /// Computes the checksum.
+  @inlinable
+  public func updateChecksum(_ pseudoHeader: InternetChecksum) {
+    octets[u16Native: 2] = 0
+    var sum = pseudoHeader
+    sum.add(octets)
+    octets[u16Native: 2] = sum.complement
   }
 }
