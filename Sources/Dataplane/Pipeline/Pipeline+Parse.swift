@@ -109,7 +109,7 @@ extension Pipeline {
           &batch, tables)
       else { return }
     } else {
-      guard readTransport(index, &tail, batch, tables) else { return }
+      guard core.readTransport(index, &tail, batch) else { return }
     }
     let key = FlowKey4(addresses: addresses, tail: tail)
     let hash = key.hash
@@ -171,7 +171,7 @@ extension Pipeline {
           more: upper.moreFragments, &tail, &batch, tables)
       else { return }
     } else {
-      guard readTransport(index, &tail, batch, tables) else { return }
+      guard core.readTransport(index, &tail, batch) else { return }
     }
     let key = FlowKey6(
       source0: octets[u64Native: 8], source1: octets[u64Native: 16], destination0: octets[u64Native: 24],
@@ -184,61 +184,5 @@ extension Pipeline {
     v6.keys[index] = key
     v6.flows.table.prefetch(hash)
     v6.list.append(index)
-  }
-
-  /// Reads from the transport header what tells flows apart; false when the packet was dropped.
-  @inline(__always)
-  mutating func readTransport(
-    _ index: Int, _ tail: inout FlowKeyTail, _ batch: borrowing FrameBatch, _ tables: borrowing Tables
-  ) -> Bool {
-    let frame = batch[index]
-    let octets = frame.octets
-    let offset = Int(core.contexts[index].transport)
-    switch tail.transport {
-    case IPProtocol.tcp.rawValue:
-      guard offset &+ TCPHeader.length <= octets.count else { break }
-      tail.ports = octets[u32Native: offset]
-      core.contexts[index].tcpFlags = octets[offset &+ 13]
-      return true
-    case IPProtocol.udp.rawValue:
-      guard offset &+ UDPHeader.length <= octets.count else { break }
-      tail.ports = octets[u32Native: offset]
-      return true
-    case IPProtocol.sctp.rawValue:
-      guard offset &+ 12 <= octets.count else { break }
-      tail.ports = octets[u32Native: offset]
-      return true
-    case IPProtocol.icmp.rawValue where !core.contexts[index].isIPv6:
-      guard offset &+ ICMPv4Header.length <= octets.count else { break }
-      return readICMP(index, octets[offset], identifier: octets[u16Native: offset &+ 4], &tail)
-    case IPProtocol.icmpv6.rawValue where core.contexts[index].isIPv6:
-      guard offset &+ ICMPv6Header.length <= octets.count else { break }
-      return readICMP6(index, octets[offset], identifier: octets[u16Native: offset &+ 4], &tail)
-    default: return true
-    }
-    core.drop(index, .badTransport, batch)
-    return false
-  }
-
-  private mutating func readICMP(_ index: Int, _ type: UInt8, identifier: UInt16, _ tail: inout FlowKeyTail) -> Bool {
-    let message = ICMPv4Header.MessageType(rawValue: type)
-    if message.isError {
-      core.contexts[index].flags.insert(.icmpError)
-      return true
-    }
-    tail.ports = UInt32(identifier) << 16 | UInt32(identifier)
-    if message == .echoReply || message == .timestampReply { tail.flags |= FlowKeyTail.icmpReply }
-    return true
-  }
-
-  private mutating func readICMP6(_ index: Int, _ type: UInt8, identifier: UInt16, _ tail: inout FlowKeyTail) -> Bool {
-    let message = ICMPv6Header.MessageType(rawValue: type)
-    if message.isError {
-      core.contexts[index].flags.insert(.icmpError)
-      return true
-    }
-    tail.ports = UInt32(identifier) << 16 | UInt32(identifier)
-    if message == .echoReply { tail.flags |= FlowKeyTail.icmpReply }
-    return true
   }
 }

@@ -59,7 +59,7 @@ public struct Pipeline: ~Copyable {
       switch core.waiting.outcome(index) {
       case .neighbour: core.emit(index, core.contexts[index].hop, &batch, tables)
       case .fragment: network(index, isIPv6: core.contexts[index].isIPv6, &batch, tables)
-      case .timedOut(let reason): core.drop(index, reason, batch)
+      case .timedOut(let reason): core.reject(index, reason, &batch, tables)
       }
     }
     finish(&batch, tables, ports)
