@@ -259,6 +259,21 @@ fail:
   return result;
 }
 
+long kalsae_tap_read(int descriptor, void *buffer, unsigned long capacity) {
+  ssize_t count;
+  do count = read(descriptor, buffer, capacity);
+  while (count < 0 && errno == EINTR);
+  return count < 0 ? -errno : count;
+}
+
+int kalsae_tap_write(int descriptor, const struct kalsae_vnet_header *header, const void *frame, unsigned long length) {
+  const struct iovec parts[] = {{(void *)header, sizeof *header}, {(void *)frame, length}};
+  ssize_t count;
+  do count = writev(descriptor, parts, 2);
+  while (count < 0 && errno == EINTR);
+  return count < 0 ? -errno : 0;
+}
+
 int kalsae_poll_create(void) {
   int set = epoll_create1(EPOLL_CLOEXEC);
   return set < 0 ? -errno : set;

@@ -111,6 +111,11 @@ int kalsae_in_namespace_descriptor(int descriptor, void (*body)(void *), void *c
 /// read and written. The descriptor or a negated errno; `*offloads` gets the TUN_F_ bits that the kernel took.
 int kalsae_tap_open(char *name, int persistent, uint32_t *offloads, const char **step);
 
+/// Reads one frame with its vnet header before it. The number of octets, or a negated errno.
+long kalsae_tap_read(int descriptor, void *buffer, unsigned long capacity);
+/// Writes one frame. 0 or a negated errno.
+int kalsae_tap_write(int descriptor, const struct kalsae_vnet_header *header, const void *frame, unsigned long length);
+
 #define KALSAE_TUN_CSUM 0x01u
 #define KALSAE_TUN_TSO4 0x02u
 #define KALSAE_TUN_TSO6 0x04u
