@@ -1,2 +1,3 @@
 #pragma once
 // Constants, structures and `static inline` wrappers of Linux interfaces that Swift cannot import by itself.
+#include "inotify_shim.h"

@@ -37,12 +37,15 @@ extension ManifestError: CustomStringConvertible {
 
 /// Something in a manifest that is not wrong but that its author should know, such as a kind that is not used here.
 public struct ManifestNotice: Hashable, Sendable, CustomStringConvertible {
+  /// What the notice is about, such as `v1 ConfigMap`: enough to be told once.
+  public var subject: String
   public var file: String
   public var line: Int
   public var column: Int
   public var message: String
 
-  public init(file: String, line: Int, column: Int, message: String) {
+  public init(subject: String, file: String, line: Int, column: Int, message: String) {
+    self.subject = subject
     self.file = file
     self.line = line
     self.column = column

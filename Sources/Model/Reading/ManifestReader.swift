@@ -132,7 +132,8 @@ public struct ManifestReader {
     }
     contents.notices.append(
       ManifestNotice(
-        file: file, line: Int(root.position.line), column: Int(root.position.column), message: message))
+        subject: "\(version) \(kind)", file: file, line: Int(root.position.line), column: Int(root.position.column),
+        message: message))
   }
 
   /// `Kind namespace/name`, as far as the names are there.
