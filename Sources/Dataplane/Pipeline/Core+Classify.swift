@@ -126,7 +126,9 @@ extension Core {
     let frame = batch[index]
     guard let header = IPv4Header(frame.octets) else { return false }
     var options = header.options
-    while let option = options.next() where option.isSourceRoute { return true }
+    while let option = options.next() {
+      if option.isSourceRoute { return true }
+    }
     return false
   }
 

@@ -29,4 +29,22 @@ extension Core {
       return false
     }
   }
+
+  /// STUB
+  mutating func reassemble(
+    _ index: Int, isIPv6: Bool, _ batch: inout FrameBatch, _ tables: borrowing Tables
+  ) -> Bool {
+    drop(index, .reassemblyFull, batch)
+    return false
+  }
+
+  /// STUB
+  mutating func fragment(
+    _ index: Int, _ hop: HopIndex, mtu: UInt32, _ batch: inout FrameBatch, _ tables: borrowing Tables
+  ) {
+    drop(index, .tooBig, batch)
+    sendError(.tooBig(mtu), about: index, &batch, tables)
+  }
+
+  mutating func expireFragments() {}
 }

@@ -7,7 +7,6 @@ struct Core: ~Copyable {
   var drops = DropCounters()
   var output = Output()
   var fragments = FragmentTracker()
-  var reassembler = Reassembler()
   var waiting = WaitingRoom()
   var errorBudget = TokenBucket()
   var requests = RequestQueue()

@@ -1,7 +1,7 @@
 /// What is known of datagrams that pass in fragments: the ports that the first fragment told, and which octets have been
 /// seen, so that overlaps are found (TUN-8; RFC 5722). Nothing is put together here. Bounded; the oldest gives way.
 struct FragmentTracker: ~Copyable {
-  private struct Entry: BitwiseCopyable {
+  struct Entry: BitwiseCopyable {
     var identity: UInt64
     /// The second when the entry is forgotten; 0: free.
     var deadline: UInt32

@@ -15,7 +15,7 @@ struct WaitingRoom: ~Copyable {
     case timedOut(DropReason)
   }
 
-  private struct Place {
+  struct Place {
     var frame: Frame
     var context: PacketContext
     var reason: WaitReason
