@@ -129,6 +129,8 @@ public struct IPv6UpperLayer: BitwiseCopyable, Sendable {
   public var nextHeaderOffset: Int
   /// Where the fragment header is, from the start of the IPv6 header; 0 if there is none.
   public var fragmentHeaderOffset: Int
+  /// Where the field is that names the fragment header, from the start of the IPv6 header; 0 if there is none.
+  public var fragmentNextHeaderOffset: Int
   /// Where the payload belongs in the datagram, in octets; 0 without fragment header.
   public var fragmentOffset: Int
   public var moreFragments: Bool
@@ -153,6 +155,7 @@ public struct IPv6UpperLayer: BitwiseCopyable, Sendable {
     offset = 40
     nextHeaderOffset = 6
     fragmentHeaderOffset = 0
+    fragmentNextHeaderOffset = 0
     fragmentOffset = 0
     moreFragments = false
     hasHopByHopOptions = false
@@ -184,6 +187,7 @@ public struct IPv6UpperLayer: BitwiseCopyable, Sendable {
       case .fragment:
         guard fragmentHeaderOffset == 0 else { return .misplaced }
         fragmentHeaderOffset = offset
+        fragmentNextHeaderOffset = nextHeaderOffset
         fragmentOffset = Int(octets[u16: offset + 2] & 0xfff8)
         moreFragments = octets[offset + 3] & 1 != 0
         length = 8
