@@ -17,6 +17,7 @@ extension Core {
       case .v6(let address): address.isValidSource
       }
     guard isValid else { return .invalidSource }
+    guard ingressRecord.checksSource else { return nil }
     switch PortRole(rawValue: ingressRecord.role) {
     case .pod: return tables.podAddresses.find(source) == UInt32(ingress.rawValue) ? nil : .sourceAddress
     // A pod of this node never sends from outside.

@@ -79,7 +79,7 @@ extension Core {
       let mtu = UInt32(max(linkMTU - tunnel.overhead, tunnel.local.family == .ipv4 ? 552 : 1200))
       for record in Int(hop)...Int(hop) + 1 where mtu < tables.hops.records[record].mtu {
         hopStates[record].learnedMTU = mtu
-        hopStates[record].learnedUntil = second &+ 600
+        hopStates[record].learnedUntil = second &+ tables.settings.pathMTULifetime
       }
       requests.add(.pathMTU(hop, Int(mtu)))
       message = .tooBig(mtu)

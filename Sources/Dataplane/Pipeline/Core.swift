@@ -34,7 +34,7 @@ struct Core: ~Copyable {
     guard now > self.now else { return }
     self.now = now
     second = UInt32(truncatingIfNeeded: now / 1_000_000_000)
-    errorBudget.refill(at: now, rate: tables.settings.icmpErrorRate)
+    errorBudget.refill(at: now, rate: tables.settings.icmpErrorRate, burst: tables.settings.icmpErrorBurst)
   }
 
   mutating func enter(_ port: PortIndex, _ tables: borrowing Tables) {
@@ -72,9 +72,9 @@ struct TokenBucket: BitwiseCopyable {
   private var tokens: UInt64 = 0
   private var last: UInt64 = 0
 
-  /// A full bucket holds what a second may send.
-  mutating func refill(at now: UInt64, rate: Int) {
-    let full = UInt64(max(rate, 0)) * 1_000_000_000
+  /// Adds `rate` messages a second, up to `burst`.
+  mutating func refill(at now: UInt64, rate: Int, burst: Int) {
+    let full = UInt64(max(min(rate, burst), 0)) * 1_000_000_000
     if last == 0 {
       tokens = full
     } else {

@@ -41,7 +41,8 @@ struct Family<Key: FlowKey>: ~Copyable {
     let hash = core.contexts[index].hash
     // An earlier packet of this batch may have entered the flow.
     var position = flows.table.find(key, hash)
-    core.record(position < 0 ? .flowMissing : flows.table.slots[position].epoch == tables.epoch ? .flowFound : .flowStale)
+    core.record(
+      position < 0 ? .flowMissing : flows.table.slots[position].epoch == tables.epoch ? .flowFound : .flowStale)
     if position < 0 || !isCurrent(position, index, core, tables) {
       guard
         let decision = core.decide(

@@ -12,7 +12,9 @@ extension Pipeline {
       if isFragment { break }
       let frame = batch[index]
       let octets = frame.octets
-      guard Int(context.transport) + UDPHeader.length <= octets.count else { return core.drop(index, .badTransport, batch) }
+      guard Int(context.transport) + UDPHeader.length <= octets.count else {
+        return core.drop(index, .badTransport, batch)
+      }
       let port = octets[u16: Int(context.transport) + 2]
       guard port == tables.settings.vxlanPort || port == tables.settings.genevePort else {
         return core.drop(index, .leftToHost, batch)
@@ -36,6 +38,7 @@ extension Pipeline {
     let context = core.contexts[index]
     let transport = Int(context.transport)
     let outer = context.trafficClass
+    let timeToLive = context.timeToLive
     let peer = isIPv6 ? tables.peerAddresses.find(octets[ipv6: 8]) : tables.peerAddresses.find(octets[ipv4: 12])
     guard let peer else { return core.drop(index, .unknownPeer, batch) }
     guard transport <= octets.count else { return core.drop(index, .badTunnelHeader, batch) }
@@ -63,9 +66,10 @@ extension Pipeline {
       inner = gre.protocolType
     default:
       guard let udp = UDPHeader(payload), udp.hasValidLength else { return core.drop(index, .badTunnelHeader, batch) }
-      guard udp.checksum == 0 || frame.segmentation != .none
-        || !frame.flags.isDisjoint(with: [.checksumPartial, .checksumVerified])
-        || isUDPChecksumValid(octets, transport: transport, isIPv6: isIPv6)
+      guard
+        udp.checksum == 0 || frame.segmentation != .none
+          || !frame.flags.isDisjoint(with: [.checksumPartial, .checksumVerified])
+          || isUDPChecksumValid(octets, transport: transport, isIPv6: isIPv6)
       else { return core.drop(index, .badTunnelChecksum, batch) }
       let shim = payload.dropping(UDPHeader.length)
       if udp.destinationPort == tables.settings.vxlanPort {
@@ -119,36 +123,43 @@ extension Pipeline {
     core.contexts[index].tunnel = encapsulation.rawValue
     core.contexts[index].peer = UInt16(truncatingIfNeeded: peer)
     batch[index].pull(skip)
-    guard combineECN(index, outer: outer, isIPv6: inner == .ipv6, batch) else { return }
+    guard combineHeaders(index, outer: outer, timeToLive: timeToLive, isIPv6: inner == .ipv6, batch, tables) else {
+      return
+    }
     network(index, isIPv6: inner == .ipv6, &batch, tables)
   }
 
-  /// Carries the congestion mark of the outer header into the inner one (RFC 6040, section 4.2; TUN-5). False when the
-  /// packet was dropped. The inner header is the frame's start, and still unchecked.
-  private mutating func combineECN(
-    _ index: Int, outer: UInt8, isIPv6: Bool, _ batch: borrowing FrameBatch
+  /// Carries what the underlay wrote into the outer header over to the inner one: the congestion mark (RFC 6040, section
+  /// 4.2; TUN-5), and DSCP and time to live where tunnels are uniform (TUN-6). False when the packet was dropped. The
+  /// inner header is the frame's start, and still unchecked.
+  private mutating func combineHeaders(
+    _ index: Int, outer: UInt8, timeToLive: UInt8, isIPv6: Bool, _ batch: borrowing FrameBatch,
+    _ tables: borrowing Tables
   ) -> Bool {
-    guard outer & 3 != 0 else { return true }
+    guard outer != 0 || tables.settings.uniformDSCP || tables.settings.uniformTTL else { return true }
     let frame = batch[index]
     let octets = frame.octets
     let inner: UInt8
     if isIPv6 {
       guard let header = IPv6Header(octets) else { return true }
       inner = header.trafficClass
+      if tables.settings.uniformTTL, header.hopLimit > timeToLive { header.hopLimit = timeToLive }
     } else {
       guard let header = IPv4Header(octets) else { return true }
       inner = header.typeOfService
+      if tables.settings.uniformTTL, header.timeToLive > timeToLive { header.rewriteTimeToLive(timeToLive) }
     }
-    let combined: ECN
+    let mark: ECN
     switch (ECN(trafficClass: inner), ECN(trafficClass: outer)) {
     case (.notECT, .ce):
       core.drop(index, .ecnCongestion, batch)
       return false
-    case (.ect0, .ect1): combined = .ect1
-    case (.ect0, .ce), (.ect1, .ce): combined = .ce
-    default: return true
+    case (.ect0, .ect1): mark = .ect1
+    case (.ect0, .ce), (.ect1, .ce): mark = .ce
+    case (let own, _): mark = own
     }
-    let value = inner & 0xfc | combined.rawValue
+    let value = (tables.settings.uniformDSCP ? outer : inner) & 0xfc | mark.rawValue
+    guard value != inner else { return true }
     if isIPv6 {
       IPv6Header(octets)?.trafficClass = value
     } else {

@@ -40,7 +40,9 @@ extension Pipeline {
     guard let header = EthernetHeader(frame.octets) else { return core.drop(index, .badEthernet, batch) }
     if core.ingressRecord.role != PortRole.wire.rawValue {
       // A priority tag (identifier 0) belongs to every port.
-      for tag in 0..<header.tagCount where header.tag(tag).identifier != 0 { return core.drop(index, .unknownVLAN, batch) }
+      for tag in 0..<header.tagCount where header.tag(tag).identifier != 0 {
+        return core.drop(index, .unknownVLAN, batch)
+      }
     }
     let type = header.etherType
     let length = header.headerLength
@@ -101,7 +103,8 @@ extension Pipeline {
     if fragmentField & 0x3fff != 0 {
       core.contexts[index].flags.insert(.fragment)
       let identity = FragmentTracker.identity(
-        addresses, 0, UInt64(octets[u16: 4]) << 32 | UInt64(transportProtocol) << 16 | UInt64(core.ingressRecord.zone.rawValue))
+        addresses, 0,
+        UInt64(octets[u16: 4]) << 32 | UInt64(transportProtocol) << 16 | UInt64(core.ingressRecord.zone.rawValue))
       let offset = Int(fragmentField & 0x1fff) * 8
       guard
         core.followFragment(
@@ -162,7 +165,8 @@ extension Pipeline {
     if upper.isFragment {
       core.contexts[index].flags.insert(.fragment)
       let identity = FragmentTracker.identity(
-        octets[u64Native: 8] ^ octets[u64Native: 24].byteSwapped, octets[u64Native: 16] ^ octets[u64Native: 32].byteSwapped,
+        octets[u64Native: 8] ^ octets[u64Native: 24].byteSwapped,
+        octets[u64Native: 16] ^ octets[u64Native: 32].byteSwapped,
         UInt64(octets[u32: upper.fragmentHeaderOffset + 4]) << 32 | UInt64(core.ingressRecord.zone.rawValue))
       // A later fragment names the protocol of its first header only; the first fragment's flow has the right one.
       guard

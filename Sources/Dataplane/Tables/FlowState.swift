@@ -150,7 +150,8 @@ struct FlowState<Key: FlowKey>: ~Copyable {
         connections.places[Int(index)].state = ConnectionState.established.rawValue
       }
       let due =
-        seen &+ timeouts.idle(
+        seen
+        &+ timeouts.idle(
           connection.forward.tail.transport, ConnectionState(rawValue: connections.places[Int(index)].state) ?? .new)
       if due > second {
         connections.schedule(index, at: due)
@@ -180,13 +181,14 @@ extension Settings.Timeouts {
   /// Seconds that a connection of this transport may be silent.
   func idle(_ transport: UInt8, _ state: ConnectionState) -> UInt32 {
     switch transport {
-    case IPProtocol.tcp.rawValue, IPProtocol.sctp.rawValue:
+    case IPProtocol.tcp.rawValue:
       switch state {
       case .established: tcpEstablished
       case .new, .closing: tcpTransient
       case .closed: 10
       }
-    case IPProtocol.udp.rawValue: state == .established ? udpStream : udp
+    case IPProtocol.udp.rawValue: udp
+    case IPProtocol.sctp.rawValue: sctp
     case IPProtocol.icmp.rawValue, IPProtocol.icmpv6.rawValue: icmp
     default: other
     }

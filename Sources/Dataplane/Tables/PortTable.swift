@@ -23,11 +23,14 @@ public struct PortDescription: Sendable, Hashable {
   /// The largest network-layer packet of the link.
   public var mtu: Int
   public var capabilities: PortCapabilities
+  /// Whether a pod may send from its own addresses only (NODE-4).
+  public var checksSource: Bool
 
   public init(
     name: String, role: PortRole, mac: MACAddress, peerMAC: MACAddress? = nil, mtu: Int,
-    capabilities: PortCapabilities = []
+    capabilities: PortCapabilities = [], checksSource: Bool = true
   ) {
+    self.checksSource = checksSource
     self.name = name
     self.role = role
     self.mac = mac
@@ -45,6 +48,7 @@ struct PortRecord: BitwiseCopyable {
   var mtu: UInt32
   var role: PortRole.RawValue
   var inUse: Bool
+  var checksSource: Bool
   var capabilities: PortCapabilities.RawValue
   var zone: Zone
 }
@@ -66,7 +70,8 @@ struct PortTable: ~Copyable {
     descriptions[Int(index.rawValue)] = description
     records[Int(index.rawValue)] = PortRecord(
       mac: description.mac.rawValue, peerMAC: description.peerMAC?.rawValue ?? 0, mtu: UInt32(description.mtu),
-      role: description.role.rawValue, inUse: true, capabilities: description.capabilities.rawValue,
+      role: description.role.rawValue, inUse: true, checksSource: description.checksSource,
+      capabilities: description.capabilities.rawValue,
       zone: description.role == .underlay ? .underlay : Zone(rawValue: index.rawValue))
   }
 
@@ -82,6 +87,7 @@ struct PortTable: ~Copyable {
 
 extension PortRecord {
   static var none: PortRecord {
-    PortRecord(mac: 0, peerMAC: 0, mtu: 0, role: 0, inUse: false, capabilities: 0, zone: Zone(rawValue: 0))
+    PortRecord(
+      mac: 0, peerMAC: 0, mtu: 0, role: 0, inUse: false, checksSource: true, capabilities: 0, zone: Zone(rawValue: 0))
   }
 }

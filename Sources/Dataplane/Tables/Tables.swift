@@ -27,20 +27,28 @@ public struct Settings: Sendable, Equatable {
   /// Who error messages come from.
   public var icmpSource4: IPv4Address?
   public var icmpSource6: IPv6Address?
-  /// Error messages a second that a worker may send (TUN-7); the same number may go out at once.
+  /// Error messages a second that a worker may send (TUN-7).
   public var icmpErrorRate = 1000
-  /// Whether decapsulation gives the inner packet the outer time to live (uniform) or leaves it alone (pipe; TUN-6).
+  /// Error messages that may go out at once.
+  public var icmpErrorBurst = 50
+  /// Seconds that a smaller path MTU, once learned, is kept (RFC 1191, section 6.3).
+  public var pathMTULifetime: UInt32 = 600
+  /// Seconds that the rest of a fragmented datagram is waited for.
+  public var fragmentLifetime: UInt32 = 30
+  /// Whether decapsulation gives the inner packet the outer DSCP (uniform) or leaves it alone (pipe; RFC 2983, TUN-6).
+  public var uniformDSCP = false
+  /// Whether decapsulation gives the inner packet the outer time to live, where that is smaller (TUN-6).
   public var uniformTTL = false
-  /// Seconds that a flow may be silent, per state.
   public var timeouts = Timeouts()
 
+  /// Seconds that a flow may be silent.
   public struct Timeouts: Sendable, Equatable {
     public var tcpEstablished: UInt32 = 86400
-    public var tcpTransient: UInt32 = 120
-    public var udp: UInt32 = 30
-    /// UDP with packets in both directions.
-    public var udpStream: UInt32 = 180
-    public var icmp: UInt32 = 30
+    /// TCP and SCTP that are being opened or closed.
+    public var tcpTransient: UInt32 = 240
+    public var udp: UInt32 = 120
+    public var sctp: UInt32 = 210
+    public var icmp: UInt32 = 60
     public var other: UInt32 = 600
     public init() {}
   }
