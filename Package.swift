@@ -41,7 +41,7 @@ let package = Package(
     // Desired state.
     .target(name: "Model", dependencies: ["Addresses"], swiftSettings: strict),
     .target(name: "Datastore", dependencies: ["Model", "CLinux", "Yams"], swiftSettings: strict),
-    .target(name: "Compiler", dependencies: ["Model", "Dataplane"], swiftSettings: strict),
+    .target(name: "Compiler", dependencies: ["Model", "Dataplane", "Addresses"], swiftSettings: strict),
 
     // The machine.
     .target(name: "Node", dependencies: ["Addresses", "CNetlink", "CLinux"], swiftSettings: strict),
