@@ -28,7 +28,7 @@ let package = Package(
     // Module maps and `static inline` shims.
     .target(name: "CDataplane"),
     .target(name: "CLinux"),
-    .systemLibrary(name: "CNetlink", pkgConfig: "libnl-route-3.0", providers: [.apt(["libnl-route-3-dev"])]),
+    .systemLibrary(name: "CNetlink", pkgConfig: "libnl-3.0", providers: [.apt(["libnl-3-dev"])]),
     .systemLibrary(name: "CPcap", pkgConfig: "libpcap", providers: [.apt(["libpcap-dev"])]),
 
     // The vocabulary that every room shares.
