@@ -61,11 +61,13 @@ enum YAMLText {
       .composer(let context, let problem, let mark, _):
       var message = "is not valid YAML: \(problem)"
       if let context { message += " \(context.text) that begins in line \(context.mark.line)" }
-      if indentation(ofLine: mark.line, in: text).contains(UInt8(ascii: "\t")) {
-        message += "; indent with blanks instead of tabs"
-      } else if mark.line >= text.utf8.count(where: { $0 == UInt8(ascii: "\n") }) {
-        message += "; the file seems to be cut off"
+      let lines = text.utf8.split(separator: UInt8(ascii: "\n"), omittingEmptySubsequences: false)
+      let lastLine = lines.count - (lines.last!.isEmpty ? 1 : 0)
+      guard mark.line <= lastLine else {
+        return ManifestError(file: file, line: lastLine, message: message + "; the file seems to be cut off")
       }
+      let indentation = lines[mark.line - 1].prefix { $0 == UInt8(ascii: " ") || $0 == UInt8(ascii: "\t") }
+      if indentation.contains(UInt8(ascii: "\t")) { message += "; indent with blanks instead of tabs" }
       return ManifestError(file: file, line: mark.line, column: mark.column, message: message)
     case .duplicatedKeysInMapping(let keys, let context):
       let list = keys.map { "\"\($0)\"" }.joined(separator: ", ")
@@ -81,12 +83,6 @@ enum YAMLText {
     default:
       return ManifestError(file: file, message: "is not valid YAML: \(error)")
     }
-  }
-
-  private static func indentation(ofLine number: Int, in text: String) -> Substring.UTF8View {
-    let lines = text.utf8.split(separator: UInt8(ascii: "\n"), omittingEmptySubsequences: false)
-    guard number >= 1, number <= lines.count else { return ""[...].utf8 }
-    return Substring(lines[number - 1]).utf8.prefix { $0 == UInt8(ascii: " ") || $0 == UInt8(ascii: "\t") }
   }
 }
 
