@@ -51,6 +51,55 @@ import Testing
     #expect(documents.map(\.position.line) == [1, 3, 6])
   }
 
+  @Test("a text is cut into documents only where YAML allows it")
+  func sections() throws {
+    func read(_ text: String) throws -> [String] {
+      try ManifestText.contents(Array(text.utf8), file: "f.yaml").objects.map { "\($0.key!) \($0.position.line)" }
+    }
+    #expect(
+      try read(pod("a") + "---\r\n" + pod("b") + "--- " + pod("c") + "---") == [
+        "Pod default/a 1", "Pod default/b 3", "Pod default/c 4",
+      ])
+    #expect(
+      try read("# comment\n---\n" + pod("a") + "...\n---\n" + pod("b")) == ["Pod default/a 3", "Pod default/b 6"])
+    #expect(try read("%YAML 1.1\n---\n" + pod("a") + "---\n" + pod("b")) == ["Pod default/a 3", "Pod default/b 5"])
+    let block = """
+      apiVersion: v1
+      kind: Pod
+      metadata:
+        name: a
+        annotations:
+          text: |
+            ---
+            --- is no marker when it is indented
+      ---x: nor is this
+      """
+    #expect(try read(block) == ["Pod default/a 1"])
+    #expect(YAMLSection.sections(of: []).map(\.range) == [0..<0])
+  }
+
+  @Test("documents that stayed the same are not read again, and their places move with them")
+  func cache() throws {
+    var cache = DocumentCache()
+    func read(_ text: String) throws -> [String] {
+      let contents = try ManifestText.contents(Array(text.utf8), file: "f.yaml", cache: &cache)
+      return contents.objects.map { "\($0.key!) \($0.position.line)" }
+        + contents.objects.flatMap(\.errors).map(\.description)
+        + contents.notices.map(\.description)
+    }
+    let bad = "---\n" + pod("bad", ip: "x")
+    let unknown = "---\n{apiVersion: v1, kind: Secret}\n"
+    let first = try read(pod("a") + bad + unknown)
+    let second = try read("# one\n# two\n" + pod("a") + bad + unknown)
+    #expect(first.prefix(2) == ["Pod default/a 1", "Pod default/bad 3"])
+    #expect(second.prefix(2) == ["Pod default/a 3", "Pod default/bad 5"])
+    #expect(first[2].hasPrefix("f.yaml:3:") && second[2].hasPrefix("f.yaml:5:"), "\(second[2])")
+    #expect(first[3].hasPrefix("f.yaml:5:1: Secret") && second[3].hasPrefix("f.yaml:7:1: Secret"), "\(second[3])")
+    // A text that is refused leaves the cache as it was.
+    #expect(throws: ManifestError.self) { try read("{") }
+    #expect(try read("# one\n# two\n" + pod("a") + bad + unknown) == second)
+  }
+
   @Test("anchors, aliases and merge keys stand for their values")
   func anchors() throws {
     let document = try #require(
@@ -93,7 +142,7 @@ import Testing
   @Test(
     "text that is no YAML is refused with line, column and remedy",
     arguments: [
-      ("a: {b: 1", 1, "the file seems to be cut off"), ("a:\n  - b\n  c: d\n", 3, "is not valid YAML"),
+      ("a: {b: 1", 1, "it seems to be cut off"), ("a:\n  - b\n  c: d\n", 3, "is not valid YAML"),
       ("a:\n\tb: 1\n", 2, "indent with blanks instead of tabs"), ("a: \"b\n", 1, "cut off"),
       ("a: \"b\n", 1, "is not valid YAML"),
       ("a: 1\na: 2\n", 1, "the key \"a\" stands in this mapping twice"), ("a: *b\n", 1, "undefined alias"),

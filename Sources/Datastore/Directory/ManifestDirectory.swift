@@ -4,7 +4,8 @@ import Synchronization
 /// Desired state in a directory of Kubernetes manifests: `*.yaml`, `*.yml` and `*.json` of the directory and of its
 /// subfolders one level down. Hidden files and editors' copies are skipped.
 ///
-/// A look costs one `stat` a file and the reading of the files that changed. A file that is no YAML keeps its last good
+/// A look costs one `stat` a file, the reading of the files that changed, and the parsing of the documents in them that
+/// changed. A file that is no YAML keeps its last good
 /// objects, and an object that is not valid keeps its last good version, while all others apply. Where two files hold
 /// the same object, the one whose path sorts first counts and the other is reported.
 public final class ManifestDirectory: Sendable {
@@ -115,9 +116,7 @@ public final class ManifestDirectory: Sendable {
 
   /// Never 0, which stands for contents that were not read.
   private func contentHash(_ bytes: [UInt8]) -> Int {
-    var hasher = Hasher()
-    unsafe bytes.withUnsafeBytes { unsafe hasher.combine(bytes: $0) }
-    let hash = hasher.finalize()
+    let hash = DocumentCache.key(bytes[...])
     return hash == 0 ? 1 : hash
   }
 
