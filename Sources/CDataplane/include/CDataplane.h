@@ -3,6 +3,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "memory_shim.h"
+
 /// Asks for the cache line of `p` to be read.
 static inline void kalsae_prefetch(const void *p) { __builtin_prefetch(p, 0, 3); }
 /// Asks for the cache line of `p` to be written.

@@ -151,6 +151,14 @@ public struct IPv4Header: ~Escapable {
     octets[u16Native: 10] = ChecksumDelta(replacing: old, with: octets[u16Native: 8]).applied(to: octets[u16Native: 10])
   }
 
+  /// Replaces the time to live and updates the checksum (RFC 1624).
+  @inlinable
+  public func rewriteTimeToLive(_ value: UInt8) {
+    let old = octets[u16Native: 8]
+    octets[8] = value
+    octets[u16Native: 10] = ChecksumDelta(replacing: old, with: octets[u16Native: 8]).applied(to: octets[u16Native: 10])
+  }
+
   /// Replaces DSCP and ECN and updates the checksum (RFC 1624).
   @inlinable
   public func rewriteTypeOfService(_ value: UInt8) {
