@@ -164,7 +164,6 @@ public struct SegmentPlan: BitwiseCopyable {
       let offset = emitted * Int(frame.segmentSize)
       let size = min(Int(frame.segmentSize), Int(frame.length) - layout.payload - offset)
       guard let made = arena.frame(length: layout.payload + size) else { break }
-      // The view is taken from a constant: from a variable it would put the frame on the heap (Swift 6.3.1).
       fill(made.octets, offset: offset, size: size)
       var segment = made
       segment.timestamp = frame.timestamp
