@@ -28,7 +28,7 @@ let package = Package(
     // Module maps and `static inline` shims.
     .target(name: "CDataplane"),
     .target(name: "CLinux"),
-    .systemLibrary(name: "CNetlink", pkgConfig: "libnl-route-3.0", providers: [.apt(["libnl-route-3-dev"])]),
+    .systemLibrary(name: "CNetlink", pkgConfig: "libnl-3.0", providers: [.apt(["libnl-3-dev"])]),
     .systemLibrary(name: "CPcap", pkgConfig: "libpcap", providers: [.apt(["libpcap-dev"])]),
 
     // The vocabulary that every room shares.
@@ -41,21 +41,23 @@ let package = Package(
     // Desired state.
     .target(name: "Model", dependencies: ["Addresses"], swiftSettings: strict),
     .target(name: "Datastore", dependencies: ["Model", "CLinux", "Yams"], swiftSettings: strict),
-    .target(name: "Compiler", dependencies: ["Model", "Dataplane"], swiftSettings: strict),
+    .target(name: "Compiler", dependencies: ["Model", "Dataplane", "Addresses"], swiftSettings: strict),
 
     // The machine.
     .target(name: "Node", dependencies: ["Addresses", "CNetlink", "CLinux"], swiftSettings: strict),
     .target(
       name: "Agent", dependencies: ["Datastore", "Compiler", "Node", "Ports", logging], swiftSettings: strict),
+    .target(name: "Bench", dependencies: ["Compiler", "Ports"], swiftSettings: strict),
+    .executableTarget(name: "benchprobe", dependencies: ["Bench"], swiftSettings: strict),
     .target(name: "Lab", dependencies: ["Addresses", "CLinux"], swiftSettings: strict),
     .executableTarget(name: "lab-probe", dependencies: ["Lab"], swiftSettings: strict),
     .executableTarget(name: "kalsae", dependencies: ["Agent", "Lab", argumentParser], swiftSettings: strict),
 
     .testTarget(name: "AddressesTests", dependencies: ["Addresses"], swiftSettings: strict),
-    .testTarget(name: "DataplaneTests", dependencies: ["Dataplane"], swiftSettings: strict),
+    .testTarget(name: "DataplaneTests", dependencies: ["Dataplane", "CDataplane", "Addresses"], swiftSettings: strict),
     .testTarget(name: "PortsTests", dependencies: ["Ports", "Lab"], swiftSettings: strict),
     .testTarget(name: "NodeTests", dependencies: ["Node", "Lab"], swiftSettings: strict),
-    .testTarget(name: "ModelTests", dependencies: ["Model"], swiftSettings: strict),
+    .testTarget(name: "ModelTests", dependencies: ["Model", "Datastore"], swiftSettings: strict),
     .testTarget(name: "DatastoreTests", dependencies: ["Datastore"], swiftSettings: strict),
     .testTarget(name: "CompilerTests", dependencies: ["Compiler"], swiftSettings: strict),
     .testTarget(name: "LiveTests", dependencies: ["Lab", "Addresses", "lab-probe"], swiftSettings: strict),

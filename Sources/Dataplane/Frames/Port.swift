@@ -15,7 +15,7 @@ public struct PortIndex: Hashable, Sendable, BitwiseCopyable {
 
 /// What a port's far side does with frames that are not finished.
 @frozen
-public struct PortCapabilities: OptionSet, Sendable {
+public struct PortCapabilities: OptionSet, Hashable, Sendable {
   public var rawValue: UInt16
 
   @inlinable

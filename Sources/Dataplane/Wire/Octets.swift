@@ -6,7 +6,7 @@ import CDataplane
 /// access is checked against it, and after one `guard octets.count >= n` the optimiser removes the checks of the
 /// accesses below `n`. Multi-octet values are in network byte order (big endian) unless the name says `Native`.
 ///
-/// All unsafe memory access of the wire room is in this file.
+/// All unsafe memory access of the wire room is in this file and in `Octets+Bulk.swift`.
 @safe
 @frozen
 public struct Octets: ~Escapable {

@@ -1,0 +1,165 @@
+import Addresses
+
+/// What was decided about the packets of one direction of a flow.
+struct Decision {
+  var hop: HopIndex
+  var route: RouteIndex
+  /// Where answers come in.
+  var zone: Zone
+}
+
+extension Core {
+  /// Why a packet with this source may not come in where it did; nil: it may (NODE-4).
+  func sourceProblem(_ source: IPAddress, _ context: PacketContext, _ tables: borrowing Tables) -> DropReason? {
+    let isValid =
+      switch source {
+      case .v4(let address): address.isValidSource
+      case .v6(let address): address.isValidSource
+      }
+    guard isValid else { return .invalidSource }
+    guard ingressRecord.checksSource else { return nil }
+    switch PortRole(rawValue: ingressRecord.role) {
+    case .pod: return tables.podAddresses.find(source) == UInt32(ingress.rawValue) ? nil : .sourceAddress
+    // A pod of this node never sends from outside.
+    case .underlay: return tables.podAddresses.find(source) == nil ? nil : .sourceAddress
+    default: return nil
+    }
+  }
+
+  /// Decides where a packet goes that no flow knows. Nil when it was dropped or answered.
+  mutating func decide(
+    _ index: Int, source: IPAddress, destination: IPAddress, _ batch: inout FrameBatch, _ tables: borrowing Tables
+  ) -> Decision? {
+    if let problem = sourceProblem(source, contexts[index], tables) {
+      drop(index, problem, batch)
+      return nil
+    }
+    record(.sourceAccepted)
+    if let problem = destinationProblem(destination, contexts[index]) {
+      drop(index, problem, batch)
+      return nil
+    }
+    if contexts[index].flags.contains(.hasOptions), hasSourceRoute(index, batch) {
+      drop(index, .sourceRoute, batch)
+      return nil
+    }
+    if ingressRecord.role == PortRole.pod.rawValue, isTunnelPacket(index, destination, batch, tables) {
+      drop(index, .tunnelFromPod, batch)
+      return nil
+    }
+    if tables.gatewayAddresses.find(destination) != nil {
+      answerGateway(index, &batch, tables)
+      return nil
+    }
+    return route(index, source: source, destination: destination, &batch, tables)
+  }
+
+  private mutating func route(
+    _ index: Int, source: IPAddress, destination: IPAddress, _ batch: inout FrameBatch, _ tables: borrowing Tables
+  ) -> Decision? {
+    let route = tables.routes.lookup(destination)
+    guard route != 0 else {
+      reject(index, .noRoute, &batch, tables)
+      return nil
+    }
+    let action = RouteAction(rawValue: tables.routes.records[Int(route)].action) ?? .unreachable
+    if isTracing, let prefix = tables.routes.prefix(of: route) { trace.append(.routed(prefix: prefix, action)) }
+    switch action {
+    case .blackhole:
+      drop(index, .blackhole, batch)
+      return nil
+    case .unreachable:
+      reject(index, .hostUnreachable, &batch, tables)
+      return nil
+    case .forward, .local: break
+    }
+    let hop = tables.routes.hop(of: route, hash: contexts[index].hash)
+    guard hop != 0 else {
+      drop(index, action == .local ? .noHostPort : .noRoute, batch)
+      return nil
+    }
+    let chosen = HopTable.index(hop, isIPv6: contexts[index].isIPv6)
+    let out = tables.hops.records[Int(chosen)].port
+    let role = tables.ports.records[Int(out.rawValue)].role
+    if ingressRecord.role == PortRole.underlay.rawValue, role == PortRole.underlay.rawValue {
+      // What came from another node goes to a pod or to the host, never out again.
+      drop(index, .transit, batch)
+      return nil
+    }
+    if out == ingress, ingressRecord.role == PortRole.pod.rawValue {
+      drop(index, .hairpin, batch)
+      return nil
+    }
+    if contexts[index].tunnel == 0, ingressRecord.role != PortRole.host.rawValue, let tunnel = tables.hop(hop)?.tunnel,
+      destination == tunnel.remote || source == tunnel.local
+    {
+      // RFC 2003, section 4.2: such a packet would be encapsulated again and again (TUN-1).
+      drop(index, .tunnelLoop, batch)
+      return nil
+    }
+    record(.hopChosen(chosen))
+    return Decision(hop: chosen, route: route, zone: tables.ports.records[Int(out.rawValue)].zone)
+  }
+
+  /// Sends on a packet that belongs to no flow of its own: an ICMP error.
+  mutating func forwardWithoutFlow(
+    _ index: Int, source: IPAddress, destination: IPAddress, _ batch: inout FrameBatch, _ tables: borrowing Tables
+  ) {
+    contexts[index].hash = mix(UInt64(truncatingIfNeeded: destination.word), UInt64(truncatingIfNeeded: source.word))
+    guard let decision = decide(index, source: source, destination: destination, &batch, tables) else { return }
+    emit(index, decision.hop, &batch, tables)
+  }
+
+  private func destinationProblem(_ destination: IPAddress, _ context: PacketContext) -> DropReason? {
+    switch destination {
+    case .v4(let address):
+      if address.isMulticast || address == .broadcast { return .multicast }
+      if address.isLoopback || address.rawValue >> 24 == 0 { return .invalidDestination }
+    case .v6(let address):
+      if address.isMulticast { return .multicast }
+      if address.isLoopback || address == .any { return .invalidDestination }
+    }
+    // RFC 1812, section 5.3.4: a packet sent to a link-layer group must not be forwarded to a unicast address.
+    return context.flags.contains(.linkGroup) ? .multicast : nil
+  }
+
+  private func hasSourceRoute(_ index: Int, _ batch: borrowing FrameBatch) -> Bool {
+    let frame = batch[index]
+    guard let header = IPv4Header(frame.octets) else { return false }
+    var options = header.options
+    while let option = options.next() {
+      if option.isSourceRoute { return true }
+    }
+    return false
+  }
+
+  /// Whether a pod tries to send a tunnel packet to a node (NODE-4).
+  private func isTunnelPacket(
+    _ index: Int, _ destination: IPAddress, _ batch: borrowing FrameBatch, _ tables: borrowing Tables
+  ) -> Bool {
+    guard tables.peerAddresses.find(destination) != nil || tables.localAddresses.find(destination) != nil else {
+      return false
+    }
+    let context = contexts[index]
+    switch context.transportProtocol {
+    case IPProtocol.ipv4.rawValue, IPProtocol.ipv6.rawValue, IPProtocol.gre.rawValue: return true
+    case IPProtocol.udp.rawValue:
+      let frame = batch[index]
+      let offset = Int(context.transport) + 2
+      guard !context.flags.contains(.laterFragment), offset + 2 <= frame.octets.count else { return false }
+      let port = frame.octets[u16: offset]
+      return port == tables.settings.vxlanPort || port == tables.settings.genevePort
+    default: return false
+    }
+  }
+}
+
+extension IPAddress {
+  /// The last 64 bits: enough to spread addresses.
+  var word: UInt64 {
+    switch self {
+    case .v4(let address): UInt64(address.rawValue)
+    case .v6(let address): address.high &+ address.low
+    }
+  }
+}

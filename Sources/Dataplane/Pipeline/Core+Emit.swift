@@ -1,0 +1,208 @@
+import Addresses
+
+extension Core {
+  /// Sends a packet, whose network-layer header is the frame's start, on by a hop: counts down the time to live, checks
+  /// the size, and puts the hop's headers in front.
+  mutating func emit(_ index: Int, _ hop: HopIndex, _ batch: inout FrameBatch, _ tables: borrowing Tables) {
+    let context = contexts[index]
+    let number = Int(hop)
+    contexts[index].hop = hop
+    if tables.hops.records[number].neighbour != NeighbourState.resolved.rawValue {
+      return awaitNeighbour(index, hop, &batch, tables)
+    }
+    let isOriginated = context.flags.contains(.originated)
+    guard isOriginated || context.timeToLive > 1 else { return timeExceeded(index, &batch, tables) }
+    var frame = batch[index]
+    var mtu = tables.hops.records[number].mtu
+    if hopStates[number].learnedMTU != 0 { mtu = learnedMTU(number, mtu) }
+    let size = frame.segmentation == .none ? context.length : segmentLength(frame, context)
+    guard size <= mtu else { return tooBig(index, hop, mtu: mtu, &batch, tables) }
+    guard frame.headroom >= HopRecord.templateSize else { return drop(index, .noHeadroom, batch) }
+    if !isOriginated { countDown(frame.octets, context) }
+    push(&frame, number, context, tables)
+    let port = tables.hops.records[number].port
+    batch[index] = frame
+    output.append(index, to: port, contexts)
+  }
+
+  /// Decrements the time to live or hop limit, with the IPv4 header checksum (RFC 1624).
+  @inline(__always)
+  private func countDown(_ octets: Octets, _ context: PacketContext) {
+    let timeToLive = context.timeToLive &- 1
+    if context.isIPv6 {
+      octets[7] = timeToLive
+      return
+    }
+    octets[8] = timeToLive
+    // One less in the upper octet of a word: the checksum grows by as much, with the carry put back.
+    let sum = UInt32(octets[u16: 10]) &+ 0x0100
+    octets[u16: 10] = UInt16(truncatingIfNeeded: sum &+ (sum >> 16))
+  }
+
+  /// Puts the hop's headers before the packet and fills in what depends on it.
+  @inline(__always)
+  mutating func push(
+    _ frame: inout Frame, _ number: Int, _ context: PacketContext, _ tables: borrowing Tables
+  ) {
+    let template = tables.hops.records[number].template.words
+    frame.push(HopRecord.templateSize)
+    let octets = frame.octets
+    octets[u64Native: 0] = template.0
+    octets[u64Native: 8] = template.1
+    octets[u64Native: 16] = template.2
+    octets[u64Native: 24] = template.3
+    octets[u64Native: 32] = template.4
+    octets[u64Native: 40] = template.5
+    octets[u64Native: 48] = template.6
+    octets[u64Native: 56] = template.7
+    octets[u64Native: 64] = template.8
+    octets[u64Native: 72] = template.9
+    octets[u64Native: 80] = template.10
+    octets[u64Native: 88] = template.11
+    frame.pull(HopRecord.templateSize &- Int(tables.hops.records[number].length))
+    let encapsulation = tables.hops.records[number].encapsulation
+    if encapsulation != Encapsulation.none.rawValue {
+      encapsulate(&frame, number, context, tables)
+      if isTracing, let remote = tables.hop(HopIndex(number))?.tunnel?.remote {
+        trace.append(.timeToLive(Int(context.timeToLive) - (context.flags.contains(.originated) ? 0 : 1)))
+        trace.append(.encapsulated(Encapsulation(rawValue: encapsulation) ?? .none, remote: remote))
+      }
+    }
+  }
+
+  /// Fills in the outer headers (TUN-1 to TUN-6).
+  @inline(__always)
+  private mutating func encapsulate(
+    _ frame: inout Frame, _ number: Int, _ context: PacketContext, _ tables: borrowing Tables
+  ) {
+    let options = tables.hops.records[number].options
+    let length = Int(context.length) &+ Int(tables.hops.records[number].overhead)
+    let octets = frame.octets
+    let network = octets.dropping(EthernetHeader.length)
+    let trafficClass = options.contains(.pipeDSCP) ? context.trafficClass & 3 : context.trafficClass
+    let timeToLive = context.timeToLive &- (context.flags.contains(.originated) ? 0 : 1)
+    let segments = frame.segmentation == .none ? 1 : segmentCount(frame, context)
+    let transport: Int
+    if tables.hops.records[number].outerIPv6 {
+      transport = IPv6Header.length
+      network[u32: 0] |= UInt32(trafficClass) << 20 | UInt32(truncatingIfNeeded: context.hash >> 20) & 0xf_ffff
+      network[u16: 4] = UInt16(truncatingIfNeeded: length &- IPv6Header.length)
+      if options.contains(.uniformTTL) { network[7] = timeToLive }
+    } else {
+      transport = IPv4Header.length
+      var sum = InternetChecksum(folded: tables.hops.records[number].headerSum)
+      network[1] |= trafficClass
+      sum.add(UInt16(trafficClass))
+      network[u16: 2] = UInt16(truncatingIfNeeded: length)
+      sum.add(UInt16(truncatingIfNeeded: length))
+      if context.flags.contains(.dontFragment) {
+        // An atomic packet needs no identification (RFC 6864).
+        network[u16: 6] = 0x4000
+        sum.add(0x4000)
+      } else {
+        let identification = hopStates[number].identification
+        hopStates[number].identification = identification &+ UInt16(truncatingIfNeeded: segments)
+        network[u16: 4] = identification
+        sum.add(identification)
+      }
+      if options.contains(.uniformTTL) {
+        network[8] = timeToLive
+        sum.add(UInt16(timeToLive) << 8)
+      }
+      network[u16Native: 10] = sum.complement
+    }
+    let encapsulation = tables.hops.records[number].encapsulation
+    if encapsulation >= Encapsulation.vxlan.rawValue {
+      network[u16: transport] = 0xc000 | UInt16(truncatingIfNeeded: context.hash >> 40) & 0x3fff
+      network[u16: transport &+ 4] = UInt16(truncatingIfNeeded: length &- transport)
+      if options.contains(.udpChecksum) { finishUDP(&frame, transport, context) }
+    } else if encapsulation == Encapsulation.gre.rawValue, !options.isDisjoint(with: [.greChecksum, .greSequence]) {
+      finishGRE(&frame, number, transport, segments: segments)
+    }
+  }
+
+  /// The checksum of the outer UDP header. Of a super-frame only that there is one is marked: each segment has its own.
+  @inline(never)
+  private func finishUDP(_ frame: inout Frame, _ transport: Int, _ context: PacketContext) {
+    let offset = EthernetHeader.length + transport + 6
+    guard frame.segmentation == .none else {
+      frame.octets[u16: offset] = 0xffff
+      return
+    }
+    _ = frame.completeChecksum()
+    let network = frame.octets.dropping(EthernetHeader.length)
+    let datagram = network.dropping(transport)
+    var sum: InternetChecksum
+    if transport == IPv6Header.length, let header = IPv6Header(network) {
+      sum = header.pseudoHeader(.udp, length: datagram.count)
+    } else if let header = IPv4Header(network) {
+      sum = header.pseudoHeader(length: datagram.count)
+    } else {
+      return
+    }
+    sum.add(datagram)
+    datagram[u16Native: 6] = sum.udpComplement
+  }
+
+  @inline(never)
+  private mutating func finishGRE(_ frame: inout Frame, _ number: Int, _ transport: Int, segments: Int) {
+    let start = EthernetHeader.length + transport
+    if let header = GREHeader(frame.octets.dropping(start)), let offset = header.sequenceNumberOffset {
+      header.octets[u32: offset] = hopStates[number].greSequence
+      hopStates[number].greSequence &+= UInt32(truncatingIfNeeded: segments)
+    }
+    guard frame.segmentation == .none else { return }
+    _ = frame.completeChecksum()
+    GREHeader(frame.octets.dropping(start))?.updateChecksum()
+  }
+
+  // MARK: Super-frames
+
+  /// The headers of a super-frame's segments from the network layer on.
+  func segmentHeaders(_ frame: Frame, _ context: PacketContext) -> Int {
+    let transport = Int(context.transport)
+    guard frame.segmentation != .udp else { return transport + UDPHeader.length }
+    let octets = frame.octets
+    // The frame may stand at its network-layer header or at the link layer pushed before it; only the former is used.
+    guard transport + TCPHeader.length <= octets.count else { return transport + TCPHeader.length }
+    return transport + Int(octets[transport + 12] >> 4) * 4
+  }
+
+  /// The network-layer length of the longest segment of a super-frame.
+  private func segmentLength(_ frame: Frame, _ context: PacketContext) -> UInt32 {
+    min(context.length, UInt32(segmentHeaders(frame, context)) + UInt32(frame.segmentSize))
+  }
+
+  private func segmentCount(_ frame: Frame, _ context: PacketContext) -> Int {
+    let payload = max(0, Int(context.length) - Int(context.transport) - 20)
+    return max(1, (payload + Int(frame.segmentSize) - 1) / max(1, Int(frame.segmentSize)))
+  }
+
+  /// The largest inner packet of a hop whose path taught a smaller one than its link has.
+  private mutating func learnedMTU(_ number: Int, _ mtu: UInt32) -> UInt32 {
+    guard hopStates[number].learnedUntil > second else {
+      hopStates[number].learnedMTU = 0
+      return mtu
+    }
+    return min(mtu, hopStates[number].learnedMTU)
+  }
+
+  // MARK: Neighbours
+
+  /// Keeps a packet whose neighbour's Ethernet address is being asked for.
+  @inline(never)
+  private mutating func awaitNeighbour(
+    _ index: Int, _ hop: HopIndex, _ batch: inout FrameBatch, _ tables: borrowing Tables
+  ) {
+    if tables.hops.records[Int(hop)].neighbour == NeighbourState.failed.rawValue {
+      // Somebody may have plugged it in again: asking costs little.
+      requests.add(.resolve(hop & ~1))
+      return reject(index, .neighbourUnreachable, &batch, tables)
+    }
+    requests.add(.resolve(hop & ~1))
+    record(.queued(neighbour: tables.hop(hop)?.neighbour))
+    if !waiting.hold(batch[index], contexts[index], for: .neighbour(hop), at: now) {
+      drop(index, .neighbourPending, batch)
+    }
+  }
+}

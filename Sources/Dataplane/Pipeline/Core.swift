@@ -1,0 +1,125 @@
+import Addresses
+
+/// What all stages share, and the stages behind the look-up.
+struct Core: ~Copyable {
+  let contexts = Memory<PacketContext>(count: Core.batchLimit)
+  var hopStates = Memory<HopState>(count: 256)
+  var drops = DropCounters()
+  var output = Output()
+  var fragments = FragmentTracker()
+  var reassembler = Reassembler()
+  var waiting = WaitingRoom()
+  /// Packets of this batch that were put together here.
+  var scratch = FrameArena(capacity: 512 << 10)
+  /// Fragments on their way to the waiting room.
+  var pieces = FrameBatch(capacity: 64)
+  var cutting = FrameArena(capacity: 160 << 10)
+  var errorBudget = TokenBucket()
+  var requests = RequestQueue()
+
+  /// Nanoseconds of the pipeline's clock: the machine's, or the capture's in replay.
+  private(set) var now: UInt64 = 0
+  /// `now` in seconds.
+  private(set) var second: UInt32 = 0
+  /// The port that the batch came in by, and its record.
+  private(set) var ingress = PortIndex.none
+  private(set) var ingressRecord = PortRecord.none
+
+  var isTracing = false
+  var trace: [TraceEvent] = []
+
+  /// The most frames of a batch.
+  static var batchLimit: Int { FrameBatch.standardCapacity }
+
+  /// Sets the clock and makes room for what the tables hold by now.
+  mutating func begin(at now: UInt64, _ tables: borrowing Tables) {
+    scratch.reset()
+    hopStates.grow(to: tables.hops.records.count)
+    drops.reserve(ports: tables.ports.records.count)
+    output.reserve(ports: tables.ports.records.count)
+    // A capture's time may jump back; the pipeline's does not.
+    guard now > self.now else { return }
+    self.now = now
+    second = UInt32(truncatingIfNeeded: now / 1_000_000_000)
+    errorBudget.refill(at: now, rate: tables.settings.icmpErrorRate, burst: tables.settings.icmpErrorBurst)
+  }
+
+  mutating func enter(_ port: PortIndex, _ tables: borrowing Tables) {
+    ingress = port
+    ingressRecord = tables.ports.records[Int(port.rawValue)]
+  }
+
+  /// Counts a packet that goes no further.
+  @inline(never)
+  mutating func drop(_ index: Int, _ reason: DropReason, _ batch: borrowing FrameBatch) {
+    drops.add(reason, at: batch[index].port, frame: batch[index], timestamp: now)
+    record(.dropped(reason))
+  }
+
+  @inline(__always)
+  mutating func record(_ event: @autoclosure () -> TraceEvent) {
+    if isTracing { trace.append(event()) }
+  }
+}
+
+/// What a worker keeps for each hop.
+struct HopState: BitwiseCopyable {
+  /// The identification of the last outer IPv4 header.
+  var identification: UInt16
+  /// The sequence number of the next GRE packet.
+  var greSequence: UInt32
+  /// The largest inner packet, as an ICMP error taught it; 0: nothing learned (TUN-7).
+  var learnedMTU: UInt32
+  /// The second when what was learned is forgotten (RFC 1191, section 6.3).
+  var learnedUntil: UInt32
+}
+
+/// Limits how many error messages go out (TUN-7; RFC 1812, section 4.3.2.8).
+struct TokenBucket: BitwiseCopyable {
+  private var tokens: UInt64 = 0
+  private var last: UInt64 = 0
+
+  /// Adds `rate` messages a second, up to `burst`.
+  mutating func refill(at now: UInt64, rate: Int, burst: Int) {
+    let full = UInt64(max(min(rate, burst), 0)) * 1_000_000_000
+    if last == 0 {
+      tokens = full
+    } else {
+      let (gained, overflow) = (now - last).multipliedReportingOverflow(by: UInt64(max(rate, 0)))
+      tokens = overflow ? full : min(full, tokens &+ gained)
+    }
+    last = now
+  }
+
+  mutating func take() -> Bool {
+    guard tokens >= 1_000_000_000 else { return false }
+    tokens -= 1_000_000_000
+    return true
+  }
+}
+
+/// What a worker asks of the control side.
+public enum ControlRequest: Sendable, Equatable {
+  /// Packets wait for the Ethernet address of the hop's neighbour.
+  case resolve(HopIndex)
+  /// The path to the hop's remote end carries inner packets of at most this many octets.
+  case pathMTU(HopIndex, Int)
+}
+
+/// A short queue of requests without duplicates. Bounded: what does not fit is asked for again by the next packet.
+struct RequestQueue: ~Copyable {
+  private var requests: [ControlRequest] = []
+  private static var limit: Int { 256 }
+
+  var isEmpty: Bool { requests.isEmpty }
+
+  mutating func add(_ request: ControlRequest) {
+    guard requests.count < RequestQueue.limit, !requests.contains(request) else { return }
+    requests.append(request)
+  }
+
+  mutating func takeAll() -> [ControlRequest] {
+    defer { requests.removeAll(keepingCapacity: true) }
+    return requests
+  }
+}

@@ -1,0 +1,92 @@
+/// The tables, and the workers that read them.
+///
+/// The control side changes tables, ports and flows inside `change`, from any thread; each lane is driven by one thread.
+@safe
+public final class DataPath: @unchecked Sendable {
+  private let tables: UnsafeMutablePointer<Tables>
+  private let gate = Gate()
+  public let lanes: [Lane]
+  private let turns: [Gate.Turn]
+
+  /// A data plane with this many workers, each with room for `flowLimit` flows of each family.
+  public init(workers: Int = 1, flowLimit: Int = 1 << 18) {
+    unsafe tables = .allocate(capacity: 1)
+    unsafe tables.initialize(to: Tables())
+    turns = (0..<workers).map { _ in Gate.Turn() }
+    lanes = turns.map { [gate] in Lane(flowLimit: flowLimit, gate, $0) }
+    for lane in lanes { unsafe lane.tables = tables }
+  }
+
+  deinit {
+    unsafe tables.deinitialize(count: 1)
+    unsafe tables.deallocate()
+  }
+
+  /// Runs `body`, which may change the tables and look at the lanes' pipelines, between batches. Packets wait meanwhile.
+  public func change<R>(_ body: (inout Tables) throws -> R) rethrows -> R {
+    try gate.close(for: turns) { try unsafe body(&tables.pointee) }
+  }
+}
+
+/// One worker's share of the data plane: its pipeline, its batch, and the ports that it sends by.
+///
+/// `poll` and `tick` are called by the worker's thread alone; everything else only inside `DataPath.change`, or where no
+/// thread polls.
+@safe
+public final class Lane: @unchecked Sendable {
+  private var pipeline: Pipeline
+  private var ports = PortSet()
+  private var batch = FrameBatch()
+  fileprivate var tables: UnsafeMutablePointer<Tables>!
+  private let gate: Gate
+  private let turn: Gate.Turn
+
+  fileprivate init(flowLimit: Int, _ gate: Gate, _ turn: Gate.Turn) {
+    pipeline = Pipeline(flowLimit: flowLimit)
+    self.gate = gate
+    self.turn = turn
+  }
+
+  /// Runs `body` on the pipeline. (No property: the optimizer of Swift 6.3.1 stops at a setter of this type.)
+  @inline(never)
+  public func withPipeline<R>(_ body: (inout Pipeline) throws -> R) rethrows -> R { try body(&pipeline) }
+
+  /// The port at a place; nil: none.
+  public subscript(port index: PortIndex) -> (any Port)? {
+    get { ports[index] }
+    set { ports[index] = newValue }
+  }
+
+  /// Takes one batch from a port through the pipeline and returns the number of frames.
+  ///
+  /// `now` gives the time of the batch in nanoseconds: the machine's clock, or for a capture the time of its first frame.
+  public func poll(_ index: PortIndex, at now: Clock) -> Int {
+    gate.enter(turn)
+    defer { gate.leave(turn) }
+    guard let port = ports[index] else { return 0 }
+    let count = port.receive(into: &batch)
+    guard count > 0 else { return 0 }
+    let time: UInt64 =
+      switch now {
+      case .at(let nanoseconds): nanoseconds
+      case .captured: batch[0].timestamp
+      }
+    unsafe pipeline.process(&batch, from: index, at: time, tables.pointee, ports)
+    port.release(&batch)
+    return count
+  }
+
+  /// Lets time pass: see `Pipeline.tick`.
+  public func tick(at now: UInt64) {
+    gate.enter(turn)
+    defer { gate.leave(turn) }
+    unsafe pipeline.tick(at: now, tables.pointee, ports)
+  }
+
+  /// Where a batch's time comes from.
+  public enum Clock {
+    case at(UInt64)
+    /// The time stamp of the batch's first frame.
+    case captured
+  }
+}

@@ -1,0 +1,146 @@
+/// The packets of the batch that leave, in order for each port.
+struct Output: ~Copyable {
+  /// First and last packet of each port's chain; -1: none. Stored plus one, so that fresh memory is empty.
+  private var heads = Memory<Int32>(count: 64)
+  private var tails = Memory<Int32>(count: 64)
+  private var touched = FrameList(capacity: 4096)
+  private var list = FrameList()
+  private var segments = FrameBatch(capacity: 64)
+  private var segmentList = FrameList(capacity: 64)
+  private var arena = FrameArena()
+
+  mutating func reserve(ports: Int) {
+    heads.grow(to: ports)
+    tails.grow(to: ports)
+  }
+
+  @inline(__always)
+  mutating func append(_ index: Int, to port: PortIndex, _ contexts: borrowing Memory<PacketContext>) {
+    let number = Int(port.rawValue)
+    contexts[index].next = -1
+    let tail = tails[number]
+    if tail == 0 {
+      heads[number] = Int32(truncatingIfNeeded: index) + 1
+      touched.append(number)
+    } else {
+      contexts[Int(tail) - 1].next = Int32(truncatingIfNeeded: index)
+    }
+    tails[number] = Int32(truncatingIfNeeded: index) + 1
+  }
+
+  /// Hands every port its packets. What a port cannot carry unfinished is finished first: checksums are completed,
+  /// super-frames cut (TUN-9).
+  mutating func flush(
+    _ batch: inout FrameBatch, _ contexts: borrowing Memory<PacketContext>, _ tables: borrowing Tables,
+    _ ports: borrowing PortSet, _ drops: inout DropCounters, _ now: UInt64
+  ) {
+    for position in 0..<touched.count {
+      let number = touched[position]
+      let index = PortIndex(UInt16(truncatingIfNeeded: number))
+      var next = Int(heads[number]) - 1
+      heads[number] = 0
+      tails[number] = 0
+      guard let port = ports[index] else {
+        while next >= 0 {
+          drops.add(.portDown, at: batch[next].port, frame: batch[next], timestamp: now)
+          next = Int(contexts[next].next)
+        }
+        continue
+      }
+      let capabilities = port.capabilities
+      while next >= 0 {
+        let frame = batch[next]
+        if frame.segmentation == .none, !frame.flags.contains(.checksumPartial) {
+          list.append(next)
+        } else {
+          finish(next, port, capabilities, &batch, contexts, tables, &drops, now)
+        }
+        next = Int(contexts[next].next)
+      }
+      send(port, &batch, &drops, now)
+    }
+    touched.removeAll()
+  }
+
+  /// Hands over what is listed.
+  private mutating func send(
+    _ port: any Port, _ batch: inout FrameBatch, _ drops: inout DropCounters, _ now: UInt64
+  ) {
+    guard !list.isEmpty else { return }
+    let sent = port.transmit(batch, list)
+    for position in sent..<max(list.count, sent) {
+      let frame = batch[list[position]]
+      drops.add(port.isExhausted ? .portDown : .transmitFull, at: frame.port, frame: frame, timestamp: now)
+    }
+    list.removeAll()
+  }
+
+  /// Finishes a packet that came unfinished.
+  private mutating func finish(
+    _ index: Int, _ port: any Port, _ capabilities: PortCapabilities, _ batch: inout FrameBatch,
+    _ contexts: borrowing Memory<PacketContext>, _ tables: borrowing Tables, _ drops: inout DropCounters, _ now: UInt64
+  ) {
+    let frame = batch[index]
+    let hop = Int(contexts[index].hop)
+    let isTunnelled = tables.hops.records[hop].encapsulation != Encapsulation.none.rawValue
+    if frame.segmentation == .none {
+      // Inside a tunnel nobody else knows where the checksum is.
+      if !isTunnelled, capabilities.contains(.checksum) || batch[index].completeChecksum() {
+        list.append(index)
+      } else if isTunnelled, batch[index].completeChecksum() {
+        list.append(index)
+      } else {
+        drops.add(.cannotSegment, at: frame.port, frame: frame, timestamp: now)
+      }
+      return
+    }
+    if !isTunnelled, capabilities.carries(frame.segmentation), capabilities.contains(.checksum) {
+      list.append(index)
+      return
+    }
+    // What is listed goes first, so that no flow is reordered.
+    send(port, &batch, &drops, now)
+    let length = Int(tables.hops.records[hop].length)
+    let octets = frame.octets
+    guard var layout = HeaderLayout(octets.dropping(length), network: 0) else {
+      drops.add(.cannotSegment, at: frame.port, frame: frame, timestamp: now)
+      return
+    }
+    if isTunnelled {
+      let network = EthernetHeader.length
+      let transport = network + (tables.hops.records[hop].outerIPv6 ? IPv6Header.length : IPv4Header.length)
+      let encapsulation = tables.hops.records[hop].encapsulation
+      layout.encapsulate(
+        shift: length, outerNetwork: network,
+        outerUDP: encapsulation >= Encapsulation.vxlan.rawValue ? transport : nil,
+        gre: encapsulation == Encapsulation.gre.rawValue ? transport : nil)
+    } else {
+      layout.shift(by: length)
+    }
+    guard var plan = SegmentPlan(frame, layout, finishChecksum: !capabilities.contains(.checksum)) else {
+      drops.add(.cannotSegment, at: frame.port, frame: frame, timestamp: now)
+      return
+    }
+    while !plan.isComplete {
+      segments.removeAll()
+      segmentList.removeAll()
+      arena.reset()
+      let made = plan.emit(into: &segments, arena: &arena)
+      guard made > 0 else {
+        drops.add(.cannotSegment, at: frame.port, frame: frame, timestamp: now)
+        return
+      }
+      for position in 0..<made { segmentList.append(position) }
+      let sent = port.transmit(segments, segmentList)
+      for position in sent..<max(made, sent) {
+        drops.add(.transmitFull, at: frame.port, frame: segments[position], timestamp: now)
+      }
+    }
+  }
+}
+
+extension Core {
+  mutating func flush(_ batch: inout FrameBatch, _ tables: borrowing Tables, _ ports: borrowing PortSet) {
+    output.flush(&batch, contexts, tables, ports, &drops, now)
+  }
+}

@@ -1,0 +1,100 @@
+import Addresses
+
+/// A flow as people see it.
+public struct FlowDescription: Sendable, Equatable {
+  public var transport: IPProtocol
+  public var source: IPAddress
+  public var destination: IPAddress
+  /// The port, or the identifier of an ICMP query.
+  public var sourcePort: UInt16
+  public var destinationPort: UInt16
+  public var state: ConnectionState
+  /// Seconds since the first packet.
+  public var age: UInt32
+  /// Seconds since the last packet.
+  public var idle: UInt32
+  public var forward: Direction
+  public var reply: Direction
+
+  public struct Direction: Sendable, Equatable {
+    public var packets: UInt64 = 0
+    public var octets: UInt64 = 0
+    /// 0 while nothing was decided.
+    public var hop: HopIndex = 0
+  }
+}
+
+/// The drops for one reason at one port.
+public struct DropCount: Sendable, Equatable {
+  public var port: PortIndex
+  public var reason: DropReason
+  public var packets: UInt64
+}
+
+extension FlowState {
+  func describe(_ second: UInt32, limit: Int, into list: inout [FlowDescription]) {
+    for position in 0..<table.capacity {
+      guard list.count < limit else { return }
+      let slot = table.slots[position]
+      if slot.key.isFree || slot.isReply { continue }
+      let connection = connections.places[Int(slot.connection)]
+      let other = table.find(connection.reply, connection.reply.hash)
+      var reply = FlowDescription.Direction()
+      var seen = slot.lastSeen
+      if other >= 0, other != position {
+        let answer = table.slots[other]
+        reply = .init(packets: answer.packets, octets: answer.octets, hop: answer.hop)
+        seen = max(seen, answer.lastSeen)
+      }
+      var state = ConnectionState(rawValue: connection.state) ?? .new
+      if state == .new, reply.packets > 0 { state = .established }
+      list.append(
+        FlowDescription(
+          transport: IPProtocol(rawValue: slot.key.tail.transport), source: slot.key.sourceAddress,
+          destination: slot.key.destinationAddress, sourcePort: slot.key.tail.sourcePort,
+          destinationPort: slot.key.tail.destinationPort, state: state, age: second &- connection.created,
+          idle: second &- seen,
+          forward: .init(packets: slot.packets, octets: slot.octets, hop: slot.hop), reply: reply))
+    }
+  }
+}
+
+extension Pipeline {
+  /// The flows, at most `limit`, in no order.
+  public func flows(limit: Int = .max) -> [FlowDescription] {
+    var list: [FlowDescription] = []
+    v4.flows.describe(core.second, limit: limit, into: &list)
+    v6.flows.describe(core.second, limit: limit, into: &list)
+    return list
+  }
+
+  /// The number of flows.
+  public var flowCount: Int { v4.flows.connections.count + v6.flows.connections.count }
+
+  /// What happened to flows of both families so far.
+  public var flowStatistics: FlowStatistics { v4.flows.statistics + v6.flows.statistics }
+
+  /// The memory of the flow tables in octets.
+  public var flowMemory: Int {
+    v4.flows.table.octets + v4.flows.connections.octets + v6.flows.table.octets + v6.flows.connections.octets
+  }
+
+  /// The drops so far, by port and reason; what never happened is left out.
+  public func dropCounts(ports: Int) -> [DropCount] {
+    (0..<ports).flatMap { number in
+      DropReason.allCases.compactMap { reason in
+        let port = PortIndex(UInt16(number))
+        let count = core.drops.count(reason, at: port)
+        return count == 0 ? nil : DropCount(port: port, reason: reason, packets: count)
+      }
+    }
+  }
+}
+
+extension FlowStatistics {
+  static func + (a: FlowStatistics, b: FlowStatistics) -> FlowStatistics {
+    FlowStatistics(
+      created: a.created + b.created, expired: a.expired + b.expired, evicted: a.evicted + b.evicted,
+      refused: a.refused + b.refused, replaced: a.replaced + b.replaced)
+  }
+}

@@ -1,0 +1,125 @@
+import Addresses
+
+/// A hash table from (address, tag) to a number. The tag tells families and prefix lengths apart, so that one table
+/// serves hosts and prefixes. Linear probing, at most half full, growing by doubling.
+struct AddressTable: ~Copyable {
+  struct Slot: BitwiseCopyable {
+    var high: UInt64
+    var low: UInt64
+    /// The tag plus one; 0 marks a free slot.
+    var tag: UInt32
+    var value: UInt32
+  }
+
+  private var slots: Memory<Slot>
+  private var mask: Int
+  private(set) var count = 0
+
+  init(capacity: Int = 32) {
+    let size = max(64, (capacity * 2).nextPowerOfTwo)
+    slots = Memory(count: size)
+    mask = size - 1
+  }
+
+  @inline(__always)
+  private func home(_ high: UInt64, _ low: UInt64, _ tag: UInt32) -> Int {
+    Int(truncatingIfNeeded: mix(high ^ UInt64(tag) << 32, low)) & mask
+  }
+
+  /// The value of a key; nil where there is none.
+  @inline(__always)
+  func find(_ high: UInt64, _ low: UInt64, tag: UInt32) -> UInt32? {
+    var position = home(high, low, tag &+ 1)
+    while true {
+      let slot = slots[position]
+      if slot.tag == 0 { return nil }
+      if slot.low == low && slot.high == high && slot.tag == tag &+ 1 { return slot.value }
+      position = (position + 1) & mask
+    }
+  }
+
+  /// Sets the value of a key.
+  mutating func insert(_ high: UInt64, _ low: UInt64, tag: UInt32, value: UInt32) {
+    if (count + 1) * 2 > mask + 1 { grow() }
+    var position = home(high, low, tag + 1)
+    while slots[position].tag != 0 {
+      if slots[position].low == low && slots[position].high == high && slots[position].tag == tag + 1 {
+        slots[position].value = value
+        return
+      }
+      position = (position + 1) & mask
+    }
+    slots[position] = Slot(high: high, low: low, tag: tag + 1, value: value)
+    count += 1
+  }
+
+  /// Takes a key out. What stood behind it in its run moves up, so that no tombstone is left.
+  mutating func remove(_ high: UInt64, _ low: UInt64, tag: UInt32) {
+    var hole = home(high, low, tag + 1)
+    while true {
+      let slot = slots[hole]
+      if slot.tag == 0 { return }
+      if slot.low == low && slot.high == high && slot.tag == tag + 1 { break }
+      hole = (hole + 1) & mask
+    }
+    count -= 1
+    var position = hole
+    while true {
+      position = (position + 1) & mask
+      let slot = slots[position]
+      if slot.tag == 0 { break }
+      let distance = (position - home(slot.high, slot.low, slot.tag)) & mask
+      if distance >= (position - hole) & mask {
+        slots[hole] = slot
+        hole = position
+      }
+    }
+    slots[hole].tag = 0
+  }
+
+  private mutating func grow() {
+    var bigger = AddressTable(capacity: mask + 1)
+    for position in 0...mask where slots[position].tag != 0 {
+      let slot = slots[position]
+      bigger.insert(slot.high, slot.low, tag: slot.tag - 1, value: slot.value)
+    }
+    self = bigger
+  }
+}
+
+extension AddressTable {
+  private static var tagV4: UInt32 { 0x400 }
+  private static var tagV6: UInt32 { 0x600 }
+
+  @inline(__always)
+  func find(_ address: IPv4Address) -> UInt32? { find(0, UInt64(address.rawValue), tag: AddressTable.tagV4) }
+
+  @inline(__always)
+  func find(_ address: IPv6Address) -> UInt32? { find(address.high, address.low, tag: AddressTable.tagV6) }
+
+  func find(_ address: IPAddress) -> UInt32? {
+    switch address {
+    case .v4(let a): find(a)
+    case .v6(let a): find(a)
+    }
+  }
+
+  mutating func insert(_ address: IPAddress, value: UInt32) {
+    switch address {
+    case .v4(let a): insert(0, UInt64(a.rawValue), tag: AddressTable.tagV4, value: value)
+    case .v6(let a): insert(a.high, a.low, tag: AddressTable.tagV6, value: value)
+    }
+  }
+
+  mutating func remove(_ address: IPAddress) {
+    switch address {
+    case .v4(let a): remove(0, UInt64(a.rawValue), tag: AddressTable.tagV4)
+    case .v6(let a): remove(a.high, a.low, tag: AddressTable.tagV6)
+    }
+  }
+}
+
+extension Int {
+  /// The least power of two that is not less than this number.
+  var nextPowerOfTwo: Int { self <= 1 ? 1 : 1 << (Int.bitWidth - (self - 1).leadingZeroBitCount) }
+}

@@ -1,0 +1,117 @@
+/// The place of a connection in its table. 0 is none.
+typealias ConnectionIndex = UInt32
+
+/// How far a connection has come; decides how long it may be silent.
+public enum ConnectionState: UInt8, Sendable, CaseIterable {
+  /// Packets in one direction only.
+  case new
+  /// Packets in both directions.
+  case established
+  /// A FIN was seen.
+  case closing
+  /// An RST was seen, or FINs in both directions.
+  case closed
+}
+
+/// What both directions of a flow share: what it was decided from, and when it ends.
+struct Connection<Key: FlowKey>: BitwiseCopyable {
+  var forward: Key
+  var reply: Key
+  /// The route that each direction was decided by, and its generation then.
+  var forwardRoute: RouteIndex
+  var forwardGeneration: UInt32
+  var replyRoute: RouteIndex
+  var replyGeneration: UInt32
+  /// Seconds of the pipeline's clock.
+  var created: UInt32
+  /// The neighbours in the timer wheel's list, or in the list of free places.
+  var next: ConnectionIndex
+  var previous: ConnectionIndex
+  /// The bucket of the timer wheel, plus one; 0 when the place is free.
+  var bucket: UInt16
+  var state: ConnectionState.RawValue
+  var finSeen: UInt8
+}
+
+/// The connections of one family, with a timer wheel of one-second steps. Bounded; a free place is found in constant time.
+struct ConnectionTable<Key: FlowKey>: ~Copyable {
+  private(set) var places: Memory<Connection<Key>>
+  private var used = 1
+  private var free: ConnectionIndex = 0
+  private(set) var count = 0
+  let limit: Int
+
+  /// The first connection of each bucket.
+  private let wheel = Memory<ConnectionIndex>(count: 4096)
+  private var wheelSecond: UInt32 = 0
+  private static var wheelMask: UInt32 { 4095 }
+
+  init(limit: Int) {
+    self.limit = limit
+    places = Memory(count: min(limit + 1, 1024))
+  }
+
+  var octets: Int { places.octets }
+
+  /// Takes a place; nil when all are taken.
+  mutating func allocate() -> ConnectionIndex? {
+    guard count < limit else { return nil }
+    count += 1
+    if free != 0 {
+      let index = free
+      free = places[Int(index)].next
+      return index
+    }
+    if used >= places.count { places.grow(to: min(limit + 1, places.count * 2)) }
+    used += 1
+    return ConnectionIndex(used - 1)
+  }
+
+  mutating func release(_ index: ConnectionIndex) {
+    unlink(index)
+    places[Int(index)].next = free
+    free = index
+    count -= 1
+  }
+
+  /// Has `expire` look at the connection at `second`.
+  mutating func schedule(_ index: ConnectionIndex, at second: UInt32) {
+    unlink(index)
+    // Further away than the wheel is wide: looked at once on the way.
+    let due = min(max(second, wheelSecond + 1), wheelSecond + ConnectionTable.wheelMask)
+    let bucket = Int(due & ConnectionTable.wheelMask)
+    let head = wheel[bucket]
+    places[Int(index)].next = head
+    places[Int(index)].previous = 0
+    places[Int(index)].bucket = UInt16(bucket + 1)
+    if head != 0 { places[Int(head)].previous = index }
+    wheel[bucket] = index
+  }
+
+  private func unlink(_ index: ConnectionIndex) {
+    let connection = places[Int(index)]
+    guard connection.bucket != 0 else { return }
+    if connection.previous != 0 {
+      places[Int(connection.previous)].next = connection.next
+    } else {
+      wheel[Int(connection.bucket) - 1] = connection.next
+    }
+    if connection.next != 0 { places[Int(connection.next)].previous = connection.previous }
+    places[Int(index)].bucket = 0
+  }
+
+  /// Steps the wheel to `second` and returns the next connection that is due, which is unlinked; nil when none is left.
+  mutating func popDue(_ second: UInt32) -> ConnectionIndex? {
+    if wheelSecond == 0 { wheelSecond = second }
+    while true {
+      let index = wheel[Int(wheelSecond & ConnectionTable.wheelMask)]
+      if index != 0, second >= wheelSecond {
+        unlink(index)
+        return index
+      }
+      guard wheelSecond < second else { return nil }
+      // After a gap longer than the wheel every bucket is due once; there is no need to go round twice.
+      wheelSecond = max(wheelSecond + 1, second > ConnectionTable.wheelMask ? second - ConnectionTable.wheelMask : 0)
+    }
+  }
+}

@@ -1,0 +1,125 @@
+import Addresses
+
+/// Where a packet came in, as far as flows care: each pod and the host is a zone of its own; all underlay ports and
+/// tunnels are one.
+struct Zone: Equatable, BitwiseCopyable {
+  var rawValue: UInt16
+  static var underlay: Zone { Zone(rawValue: 0xffff) }
+}
+
+/// What tells one direction of one flow from all others. Free slots have the key whose octets are all zero.
+protocol FlowKey: BitwiseCopyable, Equatable, Sendable {
+  /// What fills a slot up to whole cache lines.
+  associatedtype Padding: BitwiseCopyable
+  static var padding: Padding { get }
+  static var free: Self { get }
+  static var isIPv6: Bool { get }
+  var isFree: Bool { get }
+  var hash: UInt64 { get }
+  var tail: FlowKeyTail { get set }
+  var sourceAddress: IPAddress { get }
+  var destinationAddress: IPAddress { get }
+  /// The key of the packets that answer, which come in at `zone`.
+  func reversed(zone: Zone) -> Self
+}
+
+/// What keys of both families have.
+struct FlowKeyTail: BitwiseCopyable, Equatable, Sendable {
+  /// Source and destination port (or the identifier of an ICMP query, twice) as they lie in the packet.
+  var ports: UInt32 = 0
+  var transport: UInt8 = 0
+  var flags: UInt8 = 0
+  var zone: UInt16 = 0
+
+  /// Every key in use has this flag, so that none is all zero.
+  static var used: UInt8 { 0x80 }
+  /// An ICMP reply: the answers to A's queries and B's own queries with the same identifier are different flows.
+  static var icmpReply: UInt8 { 0x01 }
+
+  @inline(__always)
+  var word: UInt64 {
+    UInt64(ports) | UInt64(transport) << 32 | UInt64(flags) << 40 | UInt64(zone) << 48
+  }
+
+  var isQuery: Bool { transport == 1 || transport == 58 }
+
+  /// The source port in host byte order.
+  var sourcePort: UInt16 { UInt16(truncatingIfNeeded: ports).byteSwapped }
+  /// The destination port in host byte order.
+  var destinationPort: UInt16 { UInt16(truncatingIfNeeded: ports >> 16).byteSwapped }
+
+  @inline(__always)
+  func reversed(zone: Zone) -> FlowKeyTail {
+    FlowKeyTail(
+      ports: ports << 16 | ports >> 16, transport: transport, flags: isQuery ? flags ^ FlowKeyTail.icmpReply : flags,
+      zone: zone.rawValue)
+  }
+}
+
+struct FlowKey4: FlowKey {
+  /// Source and destination address as they lie in the packet.
+  var addresses: UInt64
+  var tail: FlowKeyTail
+
+  typealias Padding = UInt64
+  static var padding: UInt64 { 0 }
+  static var isIPv6: Bool { false }
+  static var free: FlowKey4 { FlowKey4(addresses: 0, tail: FlowKeyTail()) }
+
+  @inline(__always)
+  var isFree: Bool { tail.flags == 0 }
+  @inline(__always)
+  var hash: UInt64 { mix(addresses, tail.word) }
+
+  @inline(__always)
+  static func == (a: FlowKey4, b: FlowKey4) -> Bool {
+    (a.addresses ^ b.addresses) | (a.tail.word ^ b.tail.word) == 0
+  }
+
+  var source: IPv4Address { IPv4Address(rawValue: UInt32(truncatingIfNeeded: addresses).byteSwapped) }
+  var destination: IPv4Address { IPv4Address(rawValue: UInt32(truncatingIfNeeded: addresses >> 32).byteSwapped) }
+  var sourceAddress: IPAddress { .v4(source) }
+  var destinationAddress: IPAddress { .v4(destination) }
+
+  func reversed(zone: Zone) -> FlowKey4 {
+    FlowKey4(addresses: addresses << 32 | addresses >> 32, tail: tail.reversed(zone: zone))
+  }
+}
+
+struct FlowKey6: FlowKey {
+  /// Source and destination address as they lie in the packet.
+  var source0: UInt64
+  var source1: UInt64
+  var destination0: UInt64
+  var destination1: UInt64
+  var tail: FlowKeyTail
+
+  typealias Padding = (UInt64, UInt64, UInt64, UInt64, UInt64, UInt64)
+  static var padding: Padding { (0, 0, 0, 0, 0, 0) }
+  static var isIPv6: Bool { true }
+  static var free: FlowKey6 {
+    FlowKey6(source0: 0, source1: 0, destination0: 0, destination1: 0, tail: FlowKeyTail())
+  }
+
+  @inline(__always)
+  var isFree: Bool { tail.flags == 0 }
+  @inline(__always)
+  var hash: UInt64 { mix(mix(source0, source1), mix(destination0, destination1) ^ tail.word) }
+
+  @inline(__always)
+  static func == (a: FlowKey6, b: FlowKey6) -> Bool {
+    (a.source0 ^ b.source0) | (a.source1 ^ b.source1) | (a.destination0 ^ b.destination0)
+      | (a.destination1 ^ b.destination1) | (a.tail.word ^ b.tail.word) == 0
+  }
+
+  var source: IPv6Address { IPv6Address(high: source0.byteSwapped, low: source1.byteSwapped) }
+  var destination: IPv6Address { IPv6Address(high: destination0.byteSwapped, low: destination1.byteSwapped) }
+  var sourceAddress: IPAddress { .v6(source) }
+  var destinationAddress: IPAddress { .v6(destination) }
+
+  func reversed(zone: Zone) -> FlowKey6 {
+    FlowKey6(
+      source0: destination0, source1: destination1, destination0: source0, destination1: source1,
+      tail: tail.reversed(zone: zone))
+  }
+}

@@ -1,0 +1,196 @@
+/// The flows of one family: the table of directions and the connections behind them.
+struct FlowState<Key: FlowKey>: ~Copyable {
+  var table: FlowTable<Key>
+  var connections: ConnectionTable<Key>
+  private(set) var statistics = FlowStatistics()
+
+  /// Room for `limit` connections.
+  init(limit: Int) {
+    table = FlowTable(limit: limit * 2)
+    connections = ConnectionTable(limit: limit)
+  }
+
+  /// Counts a packet and gives the hop of its flow; 0 when the flow must be looked at again first.
+  @inline(__always)
+  mutating func hit(_ position: Int, _ context: PacketContext, second: UInt32, epoch: UInt32) -> HopIndex {
+    guard table.slots[position].epoch == epoch else { return 0 }
+    count(position, context, second: second)
+    return table.slots[position].hop
+  }
+
+  @inline(__always)
+  mutating func count(_ position: Int, _ context: PacketContext, second: UInt32) {
+    table.slots[position].lastSeen = second
+    table.slots[position].packets &+= 1
+    table.slots[position].octets &+= UInt64(context.length)
+    // FIN or RST.
+    if context.tcpFlags & 0x05 != 0 { close(position, context.tcpFlags, second: second) }
+  }
+
+  /// A connection that ends keeps its entries only for stragglers.
+  @inline(never)
+  private mutating func close(_ position: Int, _ flags: UInt8, second: UInt32) {
+    let slot = table.slots[position]
+    let index = Int(slot.connection)
+    let before = connections.places[index].state
+    if flags & 0x04 != 0 {
+      connections.places[index].state = ConnectionState.closed.rawValue
+    } else {
+      connections.places[index].finSeen |= slot.isReply ? 2 : 1
+      connections.places[index].state =
+        max(
+          before,
+          (connections.places[index].finSeen == 3 ? ConnectionState.closed : .closing).rawValue)
+    }
+    if connections.places[index].state != before { connections.schedule(slot.connection, at: second + 10) }
+  }
+
+  /// Whether the route that the direction at `position` was decided by is still the same.
+  func isRouteCurrent(_ position: Int, _ routes: borrowing RouteTable) -> Bool {
+    let slot = table.slots[position]
+    let connection = connections.places[Int(slot.connection)]
+    return slot.isReply
+      ? slot.hop != 0 && routes.records[Int(connection.replyRoute)].generation == connection.replyGeneration
+      : routes.records[Int(connection.forwardRoute)].generation == connection.forwardGeneration
+  }
+
+  /// Writes what the direction at `position` was decided to.
+  mutating func settle(_ position: Int, _ hop: HopIndex, _ route: RouteIndex, _ tables: borrowing Tables) {
+    let generation = tables.routes.records[Int(route)].generation
+    table.slots[position].hop = hop
+    table.slots[position].epoch = tables.epoch
+    let index = Int(table.slots[position].connection)
+    if table.slots[position].isReply {
+      connections.places[index].replyRoute = route
+      connections.places[index].replyGeneration = generation
+    } else {
+      connections.places[index].forwardRoute = route
+      connections.places[index].forwardGeneration = generation
+    }
+  }
+
+  /// Makes room and enters both directions of a new flow, undecided. Returns false when the flow is not entered: a
+  /// packet is then forwarded without one.
+  mutating func insert(_ key: Key, replyZone: Zone, second: UInt32, _ timeouts: Settings.Timeouts) -> Bool {
+    let reply = key.reversed(zone: replyZone)
+    if table.find(reply, reply.hash) >= 0 {
+      // A flow of the other direction is there already, under another zone: it goes, for the newer truth.
+      statistics.replaced &+= 1
+      removeConnection(of: reply)
+    }
+    if table.isFull || connections.count >= connections.limit { evict(near: key) }
+    guard !table.isFull, let index = connections.allocate() else {
+      statistics.refused &+= 1
+      return false
+    }
+    connections.places[Int(index)] = Connection(
+      forward: key, reply: reply, forwardRoute: 0, forwardGeneration: 0, replyRoute: 0, replyGeneration: 0,
+      created: second, next: 0, previous: 0, bucket: 0, state: ConnectionState.new.rawValue, finSeen: 0)
+    var slot = FlowSlot(key: key, connection: index, isReply: false)
+    slot.lastSeen = second
+    _ = table.insert(slot)
+    if reply != key {
+      var slot = FlowSlot(key: reply, connection: index, isReply: true)
+      slot.lastSeen = second
+      _ = table.insert(slot)
+    }
+    connections.schedule(index, at: second + timeouts.initial(key.tail.transport))
+    statistics.created &+= 1
+    return true
+  }
+
+  /// Takes both directions of the flow that `key` belongs to out of the table.
+  mutating func removeConnection(of key: Key) {
+    let position = table.find(key, key.hash)
+    guard position >= 0 else { return }
+    remove(table.slots[position].connection)
+  }
+
+  private mutating func remove(_ index: ConnectionIndex) {
+    let connection = connections.places[Int(index)]
+    table.remove(connection.forward)
+    table.remove(connection.reply)
+    connections.release(index)
+  }
+
+  /// Gives up the least useful of the flows near a key's place: one that was never answered before one that was, then
+  /// the one that has been silent longest.
+  private mutating func evict(near key: Key) {
+    var best = -1
+    var bestRank: UInt64 = .max
+    let start = Int(truncatingIfNeeded: key.hash)
+    for step in 0..<32 {
+      let position = (start &+ step) & (table.capacity - 1)
+      let slot = table.slots[position]
+      if slot.key.isFree { continue }
+      let state = connections.places[Int(slot.connection)].state
+      let answered = slot.isReply && slot.packets > 0 || state == ConnectionState.established.rawValue
+      let rank = (answered ? 1 << 32 : 0) | UInt64(slot.lastSeen)
+      if rank < bestRank {
+        best = position
+        bestRank = rank
+      }
+    }
+    guard best >= 0 else { return }
+    statistics.evicted &+= 1
+    remove(table.slots[best].connection)
+  }
+
+  /// Ends the flows that have been silent too long. Looks at a bounded number of connections a call.
+  mutating func expire(_ second: UInt32, _ timeouts: Settings.Timeouts) {
+    for _ in 0..<256 {
+      guard let index = connections.popDue(second) else { return }
+      let connection = connections.places[Int(index)]
+      let forward = table.find(connection.forward, connection.forward.hash)
+      let reply = table.find(connection.reply, connection.reply.hash)
+      let seen = max(
+        forward >= 0 ? table.slots[forward].lastSeen : 0, reply >= 0 ? table.slots[reply].lastSeen : 0)
+      let answered = reply >= 0 && table.slots[reply].packets > 0
+      if answered, connection.state == ConnectionState.new.rawValue {
+        connections.places[Int(index)].state = ConnectionState.established.rawValue
+      }
+      let due =
+        seen
+        &+ timeouts.idle(
+          connection.forward.tail.transport, ConnectionState(rawValue: connections.places[Int(index)].state) ?? .new)
+      if due > second {
+        connections.schedule(index, at: due)
+      } else {
+        statistics.expired &+= 1
+        remove(index)
+      }
+    }
+  }
+}
+
+/// What happened to flows so far.
+public struct FlowStatistics: Sendable, Equatable {
+  public var created: UInt64 = 0
+  public var expired: UInt64 = 0
+  /// Given up early because the table was full.
+  public var evicted: UInt64 = 0
+  /// Not entered because the table was full.
+  public var refused: UInt64 = 0
+  /// Replaced by a flow of the same packets in the other direction.
+  public var replaced: UInt64 = 0
+}
+
+extension Settings.Timeouts {
+  func initial(_ transport: UInt8) -> UInt32 { idle(transport, .new) }
+
+  /// Seconds that a connection of this transport may be silent.
+  func idle(_ transport: UInt8, _ state: ConnectionState) -> UInt32 {
+    switch transport {
+    case IPProtocol.tcp.rawValue:
+      switch state {
+      case .established: tcpEstablished
+      case .new, .closing: tcpTransient
+      case .closed: 10
+      }
+    case IPProtocol.udp.rawValue: udp
+    case IPProtocol.sctp.rawValue: sctp
+    case IPProtocol.icmp.rawValue, IPProtocol.icmpv6.rawValue: icmp
+    default: other
+    }
+  }
+}

@@ -1,0 +1,73 @@
+import Addresses
+
+/// A way to carry pods' packets to another node (NODE-5).
+public enum Encapsulation: UInt8, Sendable, CaseIterable {
+  case none = 0
+  case ipip = 1
+  case gre = 2
+  case vxlan = 3
+  case geneve = 4
+}
+
+/// What is known of the Ethernet address that a hop sends to.
+public enum NeighbourState: UInt8, Sendable {
+  /// Being asked for; packets wait.
+  case pending = 0
+  case resolved = 1
+  /// Did not answer.
+  case failed = 2
+}
+
+/// What the packet path knows of a next hop: where to send, and the octets to push before the network-layer header.
+struct HopRecord: BitwiseCopyable {
+  /// Where `template` ends: it is right-aligned, so that one copy of fixed size puts it before the packet.
+  static var templateSize: Int { 96 }
+
+  var port: PortIndex
+  var encapsulation: Encapsulation.RawValue
+  var neighbour: NeighbourState.RawValue
+  /// Whether the outer header is IPv6.
+  var outerIPv6: Bool
+  var inUse: Bool
+  /// The octets of `template` that count.
+  var length: UInt16
+  /// The outer network-layer header's place, from the start of the octets that count.
+  var outerOffset: UInt16
+  /// The octets between the start of the outer network-layer header and the inner one.
+  var overhead: UInt16
+  /// The largest inner packet.
+  var mtu: UInt32
+  /// Tunnel flags: see `HopOptions`.
+  var options: HopOptions
+  /// Folded sum of the outer IPv4 header as in the template.
+  var headerSum: UInt16
+  /// The VNI or GRE key, for display.
+  var identifier: UInt32
+  var template: Template
+
+  struct Template: BitwiseCopyable {
+    var words:
+      (
+        UInt64, UInt64, UInt64, UInt64, UInt64, UInt64, UInt64, UInt64, UInt64, UInt64, UInt64, UInt64
+      ) = (0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
+  }
+}
+
+/// What a tunnel's encapsulator does besides copying the template.
+public struct HopOptions: OptionSet, Hashable, Sendable, BitwiseCopyable {
+  public var rawValue: UInt16
+  public init(rawValue: UInt16) { self.rawValue = rawValue }
+
+  /// GRE carries a checksum (RFC 2784).
+  public static var greChecksum: HopOptions { HopOptions(rawValue: 1) }
+  /// GRE carries a sequence number (RFC 2890).
+  public static var greSequence: HopOptions { HopOptions(rawValue: 2) }
+  /// The outer UDP header carries a checksum.
+  public static var udpChecksum: HopOptions { HopOptions(rawValue: 4) }
+  /// The outer TTL is the inner one, not the template's (RFC 2983's uniform model; TUN-6).
+  public static var uniformTTL: HopOptions { HopOptions(rawValue: 8) }
+  /// The outer DSCP is the template's, not the inner one (RFC 2983's pipe model; TUN-6).
+  public static var pipeDSCP: HopOptions { HopOptions(rawValue: 16) }
+  /// GRE carries a key (RFC 2890).
+  public static var greKey: HopOptions { HopOptions(rawValue: 32) }
+}

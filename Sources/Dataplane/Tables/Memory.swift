@@ -1,0 +1,73 @@
+import CDataplane
+
+/// A fixed number of zeroed elements in pages of their own: what tables are made of.
+///
+/// `T` must be valid when all its bits are zero. Access is bounds-checked. All unsafe memory access of the tables is in
+/// this file.
+@safe
+struct Memory<T: BitwiseCopyable>: ~Copyable {
+  private(set) var base: UnsafeMutablePointer<T>
+  private(set) var count: Int
+
+  /// Maps `count` elements (at least one). Stops the program when the machine has no address space left for it.
+  init(count: Int) {
+    precondition(count >= 0 && count <= 1 << 40)
+    self.count = max(count, 1)
+    unsafe base = Memory.map(self.count)
+  }
+
+  deinit { unsafe kalsae_unmap(base, Memory.size(count)) }
+
+  private static func size(_ count: Int) -> Int { (count * MemoryLayout<T>.stride + 4095) & ~4095 }
+
+  private static func map(_ count: Int) -> UnsafeMutablePointer<T> {
+    guard let raw = unsafe kalsae_map(size(count)) else {
+      fatalError("out of memory: \(size(count)) octets for a table of \(T.self)")
+    }
+    return unsafe raw.bindMemory(to: T.self, capacity: count)
+  }
+
+  /// The memory that the pages span, in octets.
+  var octets: Int { Memory.size(count) }
+
+  subscript(_ index: Int) -> T {
+    @inline(__always) get {
+      precondition(index >= 0 && index < count)
+      return unsafe base[index]
+    }
+    @inline(__always) nonmutating set {
+      precondition(index >= 0 && index < count)
+      unsafe base[index] = newValue
+    }
+    @inline(__always) nonmutating _modify {
+      precondition(index >= 0 && index < count)
+      yield unsafe &base[index]
+    }
+  }
+
+  /// Makes room for `newCount` elements; the old ones stay, the new ones are zero.
+  mutating func grow(to newCount: Int) {
+    guard newCount > count else { return }
+    let bigger = unsafe Memory.map(newCount)
+    unsafe bigger.update(from: base, count: count)
+    unsafe kalsae_unmap(base, Memory.size(count))
+    unsafe base = bigger
+    count = newCount
+  }
+
+  /// Asks for the cache line of an element, which will be written.
+  @inline(__always)
+  func prefetch(_ index: Int) {
+    precondition(index >= 0 && index < count)
+    unsafe kalsae_prefetch_write(base + index)
+  }
+
+  /// The octets of one element.
+  @inline(__always)
+  @_lifetime(borrow self)
+  func octets(of index: Int) -> Octets {
+    precondition(index >= 0 && index < count)
+    return unsafe _overrideLifetime(
+      Octets(unsafe: UnsafeMutableRawPointer(base + index), count: MemoryLayout<T>.stride), borrowing: self)
+  }
+}

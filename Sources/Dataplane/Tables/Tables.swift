@@ -1,0 +1,157 @@
+import Addresses
+
+/// A node that tunnel packets are accepted from (NODE-4).
+public struct Peer: Sendable, Hashable {
+  public var name: String
+  /// The encapsulations that are used with it.
+  public var encapsulations: Set<Encapsulation>
+
+  public init(name: String, encapsulations: Set<Encapsulation>) {
+    self.name = name
+    self.encapsulations = encapsulations
+  }
+}
+
+/// What the node's configuration says to the packet path.
+public struct Settings: Sendable, Equatable {
+  /// The UDP port that VXLAN comes in by.
+  public var vxlanPort = VXLANHeader.port
+  /// The virtual network whose packets are accepted.
+  public var vxlanVNI: UInt32 = 4096
+  public var genevePort = GeneveHeader.port
+  public var geneveVNI: UInt32 = 4096
+  /// The key that GRE packets must carry; nil: none.
+  public var greKey: UInt32?
+  /// The Ethernet address inside VXLAN and Geneve packets to this node (NODE-5).
+  public var vtepMAC = MACAddress.zero
+  /// Who error messages come from.
+  public var icmpSource4: IPv4Address?
+  public var icmpSource6: IPv6Address?
+  /// Error messages a second that a worker may send (TUN-7).
+  public var icmpErrorRate = 1000
+  /// Error messages that may go out at once.
+  public var icmpErrorBurst = 50
+  /// Seconds that a smaller path MTU, once learned, is kept (RFC 1191, section 6.3).
+  public var pathMTULifetime: UInt32 = 600
+  /// Seconds that the rest of a fragmented datagram is waited for.
+  public var fragmentLifetime: UInt32 = 30
+  /// Whether decapsulation gives the inner packet the outer DSCP (uniform) or leaves it alone (pipe; RFC 2983, TUN-6).
+  public var uniformDSCP = false
+  /// Whether decapsulation gives the inner packet the outer time to live, where that is smaller (TUN-6).
+  public var uniformTTL = false
+  public var timeouts = Timeouts()
+
+  /// Seconds that a flow may be silent.
+  public struct Timeouts: Sendable, Equatable {
+    public var tcpEstablished: UInt32 = 86400
+    /// TCP and SCTP that are being opened or closed.
+    public var tcpTransient: UInt32 = 240
+    public var udp: UInt32 = 120
+    public var sctp: UInt32 = 210
+    public var icmp: UInt32 = 60
+    public var other: UInt32 = 600
+    public init() {}
+  }
+
+  public init() {}
+}
+
+/// All that packets are decided by. The control side changes it at a batch boundary (see `Gate`); workers only read.
+public struct Tables: ~Copyable {
+  var ports = PortTable()
+  var hops = HopTable()
+  var routes = RouteTable()
+  /// Pods' addresses: whose port may send from them (NODE-4).
+  var podAddresses = AddressTable()
+  /// The node's own addresses on the underlay: tunnels end here.
+  var localAddresses = AddressTable()
+  /// The gateway addresses that the data plane itself answers for: 169.254.1.1 and the link-local one (NODE-1).
+  var gatewayAddresses = AddressTable()
+  /// Tunnel peers: address to place in `peers`.
+  var peerAddresses = AddressTable()
+  /// Bit n set: encapsulation n is accepted from the peer.
+  var peerEncapsulations = Memory<UInt32>(count: 1024)
+  var peers: [Peer?] = []
+  public var settings = Settings()
+
+  /// Changes with every change of what flows are decided by; a flow of an older epoch looks whether it is concerned.
+  private(set) var epoch: UInt32 = 1
+
+  public init() {}
+
+  /// Has every flow look, at its next packet, whether what it was decided from still holds.
+  mutating func advanceEpoch() { epoch &+= epoch == .max ? 2 : 1 }
+}
+
+extension Tables {
+  public mutating func addPort(_ description: PortDescription) -> PortIndex { ports.insert(description) }
+
+  public mutating func updatePort(_ index: PortIndex, _ description: PortDescription) {
+    ports.update(index, description)
+  }
+
+  public mutating func removePort(_ index: PortIndex) { ports.remove(index) }
+
+  public func port(_ index: PortIndex) -> PortDescription? { ports.description(index) }
+
+  public mutating func addHop(_ hop: Hop) -> HopIndex { hops.insert(hop) }
+
+  /// Changes a hop in place: flows that use it follow with their next packet.
+  public mutating func updateHop(_ index: HopIndex, _ hop: Hop) { hops.update(index, hop) }
+
+  public mutating func failHop(_ index: HopIndex) { hops.fail(index) }
+
+  public mutating func removeHop(_ index: HopIndex) { hops.remove(index) }
+
+  public func hop(_ index: HopIndex) -> Hop? { hops.hop(index) }
+
+  public mutating func setRoute(_ route: Route) {
+    routes.insert(route)
+    advanceEpoch()
+  }
+
+  public mutating func removeRoute(_ prefix: IPPrefix) {
+    routes.remove(prefix)
+    advanceEpoch()
+  }
+
+  public var routeCount: Int { routes.count }
+
+  public mutating func setPodAddress(_ address: IPAddress, port: PortIndex) {
+    podAddresses.insert(address, value: UInt32(port.rawValue))
+    advanceEpoch()
+  }
+
+  public mutating func removePodAddress(_ address: IPAddress) {
+    podAddresses.remove(address)
+    advanceEpoch()
+  }
+
+  public mutating func addLocalAddress(_ address: IPAddress) { localAddresses.insert(address, value: 0) }
+
+  public mutating func removeLocalAddress(_ address: IPAddress) { localAddresses.remove(address) }
+
+  public mutating func addGatewayAddress(_ address: IPAddress) { gatewayAddresses.insert(address, value: 0) }
+
+  /// Accepts tunnel packets from `address`.
+  public mutating func setPeer(_ peer: Peer, at address: IPAddress) {
+    let index: Int
+    if let known = peerAddresses.find(address) {
+      index = Int(known)
+    } else {
+      index = peers.firstIndex { $0 == nil } ?? peers.count
+      if index == peers.count { peers.append(nil) }
+      if index >= peerEncapsulations.count { peerEncapsulations.grow(to: peerEncapsulations.count * 2) }
+      peerAddresses.insert(address, value: UInt32(index))
+    }
+    peers[index] = peer
+    peerEncapsulations[index] = peer.encapsulations.reduce(0) { $0 | 1 << UInt32($1.rawValue) }
+  }
+
+  public mutating func removePeer(at address: IPAddress) {
+    guard let index = peerAddresses.find(address) else { return }
+    peerAddresses.remove(address)
+    peers[Int(index)] = nil
+    peerEncapsulations[Int(index)] = 0
+  }
+}

@@ -1,0 +1,146 @@
+import Addresses
+
+/// The settings that hold on one node: the node's own ``NodeConfiguration`` over the one named `default` over the
+/// defaults named here. The properties have the names of the fields of `spec`.
+public struct NodeSettings: Sendable, Equatable {
+  // MARK: Services
+
+  /// The blocks of all pods of the cluster: what lies outside of them is no local pod (KP-34). Default none.
+  public var clusterCIDRs: [IPPrefix]
+  /// The blocks of cluster IPs: an address in them that no Service has is dropped (KP-37). Default none.
+  public var serviceCIDRs: [IPPrefix]
+  /// Whether all traffic to cluster IPs is masqueraded (KP-34). Default false.
+  public var masqueradeAll: Bool
+  /// Whether NodePorts are served on 127.0.0.1 (KP-24). Default false.
+  public var localhostNodePorts: Bool
+  /// Where NodePorts are served (KP-23). Default all local addresses.
+  public var nodePortAddresses: NodePortAddresses
+
+  // MARK: Underlay
+
+  /// The interface that leads to other nodes; nil (default) = the one that holds the node's address.
+  public var underlayInterface: String?
+  /// The MTU of the underlay in bytes, 576 to 65535; nil (default) = that of the underlay interface, followed live
+  /// (NODE-6).
+  public var mtu: Int?
+  /// Neighbours of the underlay with a fixed MAC address. Default none.
+  public var neighbors: [StaticNeighbor]
+
+  // MARK: Tunnels
+
+  /// The family of the outer header; nil (default) = IPv4 where both nodes have an IPv4 address, else IPv6.
+  public var tunnelIPFamily: IPFamily?
+  /// The UDP port of VXLAN (RFC 7348, NODE-5). Default 4789.
+  public var vxlanPort: UInt16
+  /// The VXLAN network identifier, 24 bits (NODE-5). Default 4096.
+  public var vxlanVNI: UInt32
+  /// The UDP port of Geneve (RFC 8926). Default 6081.
+  public var genevePort: UInt16
+  /// The Geneve virtual network identifier, 24 bits. Default 4096.
+  public var geneveVNI: UInt32
+  /// The key of GRE packets (RFC 2890, TUN-2); nil (default) = none.
+  public var greKey: UInt32?
+  /// Whether GRE packets carry a checksum (RFC 2784, TUN-2). Default false.
+  public var greChecksum: Bool
+  /// Whether GRE packets carry sequence numbers (RFC 2890, TUN-2). Default false.
+  public var greSequence: Bool
+  /// Whether VXLAN and Geneve packets carry a UDP checksum; nil = as ``udpTunnelChecksum(over:)`` says.
+  public var udpTunnelChecksum: Bool?
+  /// What tunnels do with the DSCP (RFC 2983, TUN-6). Default uniform: the underlay serves a packet as its sender
+  /// asked.
+  public var dscpMode: HeaderFieldMode
+  /// The DSCP of outer headers where `dscpMode` is pipe, 0 to 63. Default 0.
+  public var dscp: UInt8
+  /// What tunnels do with the TTL or hop limit (TUN-6). Default pipe: a tunnel is one hop.
+  public var ttlMode: HeaderFieldMode
+  /// The TTL or hop limit of outer headers where `ttlMode` is pipe, 1 to 255. Default 64.
+  public var ttl: UInt8
+
+  // MARK: Packets
+
+  /// Whether a pod may send from its own addresses and MAC only (NODE-4). Default true.
+  public var sourceCheck: Bool
+  /// The most ICMP errors that are sent in a second; 0 = none (TUN-7; RFC 1812, section 4.3.2.8). Default 1000.
+  public var icmpErrorRate: Int
+  /// The most ICMP errors that are sent at once. Default 50.
+  public var icmpErrorBurst: Int
+  /// How long a reduced path MTU is kept (RFC 8201, section 4). Default 10 minutes.
+  public var pathMTUTimeout: Duration
+  /// How long the fragments of one packet are waited for (TUN-8). Default 30 seconds.
+  public var fragmentTimeout: Duration
+
+  // MARK: Resources
+
+  /// The number of packet threads, 1 to 64. Default 1.
+  public var workers: Int
+  /// Whether packet threads poll without sleeping: lower latency for a whole core each. Default false.
+  public var busyPoll: Bool
+  /// The number of flows that are remembered, 1024 to 67,108,864. Default 262,144.
+  public var flowTableSize: Int
+  public var flowTimeouts: FlowTimeouts
+
+  /// How long a flow is kept after its last packet.
+  public struct FlowTimeouts: Sendable, Equatable {
+    /// TCP connections that are open (RFC 5382, REQ-5: 2 h 4 min or more). Default 24 hours.
+    public var tcpEstablished = Duration.seconds(86400)
+    /// TCP connections that are being opened or closed (RFC 5382, REQ-5: 4 minutes or more). Default 4 minutes.
+    public var tcpTransient = Duration.seconds(240)
+    /// UDP (RFC 4787, REQ-5: 2 minutes or more). Default 2 minutes.
+    public var udp = Duration.seconds(120)
+    /// SCTP: seven times the default heartbeat interval (RFC 9260, section 16). Default 3 minutes 30 seconds.
+    public var sctp = Duration.seconds(210)
+    /// ICMP queries (RFC 5508, REQ-2: 60 seconds or more). Default 60 seconds.
+    public var icmp = Duration.seconds(60)
+    /// All other protocols. Default 10 minutes.
+    public var other = Duration.seconds(600)
+
+    public init() {}
+  }
+
+  /// The settings that `node` and `default` give together; each may be absent.
+  public init(default common: NodeConfiguration.Spec? = nil, node: NodeConfiguration.Spec? = nil) {
+    func given<T>(_ field: (NodeConfiguration.Spec) -> T?) -> T? { node.flatMap(field) ?? common.flatMap(field) }
+    clusterCIDRs = given(\.clusterCIDRs) ?? []
+    serviceCIDRs = given(\.serviceCIDRs) ?? []
+    masqueradeAll = given(\.masqueradeAll) ?? false
+    localhostNodePorts = given(\.localhostNodePorts) ?? false
+    nodePortAddresses = given(\.nodePortAddresses) ?? .all
+    underlayInterface = given(\.underlayInterface)
+    mtu = given(\.mtu)
+    neighbors = given(\.neighbors) ?? []
+    tunnelIPFamily = given(\.tunnelIPFamily)
+    vxlanPort = given(\.vxlanPort) ?? 4789
+    vxlanVNI = given(\.vxlanVNI) ?? 4096
+    genevePort = given(\.genevePort) ?? 6081
+    geneveVNI = given(\.geneveVNI) ?? 4096
+    greKey = given(\.greKey)
+    greChecksum = given(\.greChecksum) ?? false
+    greSequence = given(\.greSequence) ?? false
+    udpTunnelChecksum = given(\.udpTunnelChecksum)
+    dscpMode = given(\.dscpMode) ?? .uniform
+    dscp = given(\.dscp) ?? 0
+    ttlMode = given(\.ttlMode) ?? .pipe
+    ttl = given(\.ttl) ?? 64
+    sourceCheck = given(\.sourceCheck) ?? true
+    icmpErrorRate = given(\.icmpErrorRate) ?? 1000
+    icmpErrorBurst = given(\.icmpErrorBurst) ?? 50
+    pathMTUTimeout = given(\.pathMTUTimeout) ?? .seconds(600)
+    fragmentTimeout = given(\.fragmentTimeout) ?? .seconds(30)
+    workers = given(\.workers) ?? 1
+    busyPoll = given(\.busyPoll) ?? false
+    flowTableSize = given(\.flowTableSize) ?? 1 << 18
+    flowTimeouts = FlowTimeouts()
+    flowTimeouts.tcpEstablished = given(\.flowTimeouts.tcpEstablished) ?? flowTimeouts.tcpEstablished
+    flowTimeouts.tcpTransient = given(\.flowTimeouts.tcpTransient) ?? flowTimeouts.tcpTransient
+    flowTimeouts.udp = given(\.flowTimeouts.udp) ?? flowTimeouts.udp
+    flowTimeouts.sctp = given(\.flowTimeouts.sctp) ?? flowTimeouts.sctp
+    flowTimeouts.icmp = given(\.flowTimeouts.icmp) ?? flowTimeouts.icmp
+    flowTimeouts.other = given(\.flowTimeouts.other) ?? flowTimeouts.other
+  }
+
+  /// Whether tunnel packets over this family carry a UDP checksum, where the setting does not say.
+  ///
+  /// Over IPv4 the default is no (RFC 7348, section 5: SHOULD be zero; the inner packet has its own). Over IPv6 it is
+  /// yes: RFC 6935 and 6936 permit zero only where both ends agree, and Linux drops such packets unless told otherwise.
+  public func udpTunnelChecksum(over family: IPFamily) -> Bool { udpTunnelChecksum ?? (family == .ipv6) }
+}

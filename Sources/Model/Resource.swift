@@ -1,0 +1,88 @@
+// The registry of kinds. A new kind is a file of its own in Kinds/ and one line in each switch here.
+
+/// The kinds of object that Kalsae reads, in the order in which they are applied: what others refer to comes first.
+public enum Kind: String, Sendable, Hashable, CaseIterable {
+  case namespace = "Namespace"
+  case node = "Node"
+  case ipPool = "IPPool"
+  case nodeConfiguration = "NodeConfiguration"
+  case pod = "Pod"
+
+  /// The type that objects of this kind are read into.
+  public var type: any KubernetesObject.Type {
+    switch self {
+    case .namespace: Namespace.self
+    case .node: Node.self
+    case .ipPool: IPPool.self
+    case .nodeConfiguration: NodeConfiguration.self
+    case .pod: Pod.self
+    }
+  }
+}
+
+/// An object of any kind.
+public enum Resource: Sendable, Equatable {
+  case namespace(Namespace)
+  case node(Node)
+  case ipPool(IPPool)
+  case nodeConfiguration(NodeConfiguration)
+  case pod(Pod)
+
+  public var object: any KubernetesObject {
+    switch self {
+    case .namespace(let object): object
+    case .node(let object): object
+    case .ipPool(let object): object
+    case .nodeConfiguration(let object): object
+    case .pod(let object): object
+    }
+  }
+}
+
+/// The desired state: all objects, by kind and key.
+public struct State: Sendable, Equatable {
+  public private(set) var namespaces: [ObjectKey: Namespace] = [:]
+  public private(set) var nodes: [ObjectKey: Node] = [:]
+  public private(set) var ipPools: [ObjectKey: IPPool] = [:]
+  public private(set) var nodeConfigurations: [ObjectKey: NodeConfiguration] = [:]
+  public private(set) var pods: [ObjectKey: Pod] = [:]
+
+  public init() {}
+
+  public mutating func apply(_ change: Change) {
+    switch change {
+    case .upsert(let resource): store(resource)
+    case .delete(let key): remove(key)
+    }
+  }
+
+  private mutating func store(_ resource: Resource) {
+    switch resource {
+    case .namespace(let object): namespaces[object.key] = object
+    case .node(let object): nodes[object.key] = object
+    case .ipPool(let object): ipPools[object.key] = object
+    case .nodeConfiguration(let object): nodeConfigurations[object.key] = object
+    case .pod(let object): pods[object.key] = object
+    }
+  }
+
+  private mutating func remove(_ key: ObjectKey) {
+    switch key.kind {
+    case .namespace: namespaces[key] = nil
+    case .node: nodes[key] = nil
+    case .ipPool: ipPools[key] = nil
+    case .nodeConfiguration: nodeConfigurations[key] = nil
+    case .pod: pods[key] = nil
+    }
+  }
+
+  public subscript(key: ObjectKey) -> Resource? {
+    switch key.kind {
+    case .namespace: namespaces[key]?.resource
+    case .node: nodes[key]?.resource
+    case .ipPool: ipPools[key]?.resource
+    case .nodeConfiguration: nodeConfigurations[key]?.resource
+    case .pod: pods[key]?.resource
+    }
+  }
+}
