@@ -41,7 +41,7 @@ let package = Package(
     // Desired state.
     .target(name: "Model", dependencies: ["Addresses"], swiftSettings: strict),
     .target(name: "Datastore", dependencies: ["Model", "CLinux", "Yams"], swiftSettings: strict),
-    .target(name: "Compiler", dependencies: ["Model", "Dataplane"], swiftSettings: strict),
+    .target(name: "Compiler", dependencies: ["Model", "Dataplane", "Addresses"], swiftSettings: strict),
 
     // The machine.
     .target(name: "Node", dependencies: ["Addresses", "CNetlink", "CLinux"], swiftSettings: strict),
@@ -55,7 +55,7 @@ let package = Package(
     .testTarget(name: "DataplaneTests", dependencies: ["Dataplane", "CDataplane", "Addresses"], swiftSettings: strict),
     .testTarget(name: "PortsTests", dependencies: ["Ports", "Lab"], swiftSettings: strict),
     .testTarget(name: "NodeTests", dependencies: ["Node", "Lab"], swiftSettings: strict),
-    .testTarget(name: "ModelTests", dependencies: ["Model"], swiftSettings: strict),
+    .testTarget(name: "ModelTests", dependencies: ["Model", "Datastore"], swiftSettings: strict),
     .testTarget(name: "DatastoreTests", dependencies: ["Datastore"], swiftSettings: strict),
     .testTarget(name: "CompilerTests", dependencies: ["Compiler"], swiftSettings: strict),
     .testTarget(name: "LiveTests", dependencies: ["Lab", "Addresses", "lab-probe"], swiftSettings: strict),

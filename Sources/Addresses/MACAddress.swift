@@ -34,7 +34,10 @@ extension MACAddress: LosslessStringConvertible {
     guard parts.count == 6 else { return nil }
     var value: UInt64 = 0
     for part in parts {
-      guard part.utf8.count == 2, part.first != "+", let byte = UInt8(part, radix: 16) else { return nil }
+      // The standard library reads signs too.
+      guard part.utf8.count == 2, part.first != "+", part.first != "-", let byte = UInt8(part, radix: 16) else {
+        return nil
+      }
       value = value << 8 | UInt64(byte)
     }
     rawValue = value

@@ -1,4 +1,5 @@
 #pragma once
 // Constants, structures and `static inline` wrappers of Linux interfaces that Swift cannot import by itself.
+#include "inotify_shim.h"
 #include "lab_shim.h"
 #include "ports_shim.h"

@@ -4,8 +4,8 @@ import Synchronization
 extension ManifestDirectory {
   /// How a directory is watched.
   public struct WatchOptions: Sendable {
-    /// How long it must have been quiet before a look: tools write a file in several steps. A directory that is never
-    /// quiet is looked at after ten times this.
+    /// How long a file and the directory must have been quiet before they count: tools write a file in several steps.
+    /// What is never quiet is looked at after ten times this.
     public var debounce: Duration
     /// How often to look when nothing is reported: for what inotify cannot see, such as changes made by another machine
     /// on a network file system or behind a symbolic link to a file elsewhere.
@@ -105,9 +105,14 @@ private struct WatchLoop: Sendable {
       inotify.close()
       alarm.close()
     }
+    let clock = ContinuousClock()
+    var pendingSince: ContinuousClock.Instant?
     while true {
-      look()
-      switch inotify.wait(orFor: alarm, milliseconds: waitingTime) {
+      let isOverdue = pendingSince.map { clock.now - $0 > options.debounce * 10 } ?? false
+      let isPending = look(minimumAge: isOverdue ? .zero : options.debounce)
+      pendingSince = isPending ? pendingSince ?? clock.now : nil
+      let time = isPending ? Int(options.debounce.milliseconds) + 1 : waitingTime
+      switch inotify.wait(orFor: alarm, milliseconds: time) {
       case .stop: return
       case .timeout: break
       case .change: if !settle() { return }
@@ -136,14 +141,18 @@ private struct WatchLoop: Sendable {
     return true
   }
 
-  private mutating func look() {
+  /// True where some files are too young to be read.
+  private mutating func look(minimumAge: Duration) -> Bool {
     inotify.drain()
+    var isPending = false
     // A folder that appeared between the look and its watch has to be looked at once more.
     for _ in 0..<4 {
-      let update = directory.refresh()
-      if !update.isEmpty { onUpdate(update) }
-      if !followFolders() { return }
+      let result = directory.refresh(minimumAge: minimumAge)
+      isPending = result.isPending
+      if !result.update.isEmpty { onUpdate(result.update) }
+      if !followFolders() { break }
     }
+    return isPending
   }
 
   /// Watches the directory and its subfolders as they are now. True where one was not watched before.

@@ -37,10 +37,14 @@ struct FileStamp: Equatable {
 
   /// Whether a later change is sure to show in the stamp: the kernel's file clock ticks every few milliseconds, so a
   /// file that was just written can change again without a trace.
-  var isSettled: Bool {
+  var isSettled: Bool { !isYounger(than: .milliseconds(100)) }
+
+  /// Whether the last change is less than this ago. One in the future is not: clocks are set back now and then.
+  func isYounger(than age: Duration) -> Bool {
     var now = timespec()
     unsafe clock_gettime(CLOCK_REALTIME, &now)
-    return now.tv_sec * 1_000_000_000 + now.tv_nsec - max(modified, changed) > 100_000_000
+    let elapsed = now.tv_sec * 1_000_000_000 + now.tv_nsec - max(modified, changed)
+    return elapsed >= 0 && .nanoseconds(elapsed) < age
   }
 }
 

@@ -4,7 +4,8 @@ import Synchronization
 /// Desired state in a directory of Kubernetes manifests: `*.yaml`, `*.yml` and `*.json` of the directory and of its
 /// subfolders one level down. Hidden files and editors' copies are skipped.
 ///
-/// A look costs one `stat` a file and the reading of the files that changed. A file that is no YAML keeps its last good
+/// A look costs one `stat` a file, the reading of the files that changed, and the parsing of the documents in them that
+/// changed. A file that is no YAML keeps its last good
 /// objects, and an object that is not valid keeps its last good version, while all others apply. Where two files hold
 /// the same object, the one whose path sorts first counts and the other is reported.
 public final class ManifestDirectory: Sendable {
@@ -43,28 +44,39 @@ public final class ManifestDirectory: Sendable {
   /// The first look. Throws where the directory cannot be read; whatever is wrong inside of it is in the update.
   public func load() throws(ManifestError) -> Update {
     let scan = try DirectoryScan(path)
-    return contents.withLock { apply(scan, to: &$0) }
+    return contents.withLock { apply(scan, minimumAge: .zero, to: &$0).update }
   }
 
   /// A further look: what changed since the last one. A directory that cannot be read any more keeps its last state and
   /// is reported among the problems.
-  public func refresh() -> Update {
+  public func refresh() -> Update { refresh(minimumAge: .zero).update }
+
+  /// A further look that leaves alone what changed less than `minimumAge` ago and may still be in the making: a file
+  /// that is rewritten in place is empty for a moment. `isPending`: there are such files.
+  func refresh(minimumAge: Duration) -> (update: Update, isPending: Bool) {
     contents.withLock { contents in
       do throws(ManifestError) {
-        return apply(try DirectoryScan(path), to: &contents)
+        return apply(try DirectoryScan(path), minimumAge: minimumAge, to: &contents)
       } catch {
         var error = error
         if !contents.files.isEmpty { error.message += " (its last good objects stay)" }
         contents.scanErrors = [error]
-        return finish([], &contents)
+        return (finish([], &contents), false)
       }
     }
   }
 
-  private func apply(_ scan: DirectoryScan, to contents: inout Contents) -> Update {
+  private func apply(
+    _ scan: DirectoryScan, minimumAge: Duration, to contents: inout Contents
+  ) -> (update: Update, isPending: Bool) {
     var touched: Set<ObjectKey> = []
+    var isPending = false
     for (name, stamp) in scan.files.sorted(by: { $0.key < $1.key }) {
       if let known = contents.files[name], known.stamp == stamp { continue }
+      if stamp.isYounger(than: minimumAge) {
+        isPending = true
+        continue
+      }
       let file = reread(name, contents.files[name] ?? ManifestFile())
       replace(name, with: file, in: &contents, touched: &touched)
     }
@@ -73,7 +85,7 @@ public final class ManifestDirectory: Sendable {
     }
     contents.folders = scan.folders
     contents.scanErrors = scan.errors.sorted { $0.key < $1.key }.map(\.value)
-    return finish(touched, &contents)
+    return (finish(touched, &contents), isPending)
   }
 
   /// Reads a file whose stamp has changed.
@@ -104,9 +116,7 @@ public final class ManifestDirectory: Sendable {
 
   /// Never 0, which stands for contents that were not read.
   private func contentHash(_ bytes: [UInt8]) -> Int {
-    var hasher = Hasher()
-    unsafe bytes.withUnsafeBytes { unsafe hasher.combine(bytes: $0) }
-    let hash = hasher.finalize()
+    let hash = DocumentCache.key(bytes[...])
     return hash == 0 ? 1 : hash
   }
 

@@ -11,6 +11,7 @@ struct ManifestFile {
   /// The stamp at the time of reading; nil where the file has to be read again in any case.
   var stamp: FileStamp?
   var contentHash = 0
+  var documents = DocumentCache()
   var objects: [ObjectKey: Loaded] = [:]
   var problems: [ManifestError] = []
   var notices: [ManifestNotice] = []
@@ -19,7 +20,7 @@ struct ManifestFile {
   mutating func update(_ bytes: [UInt8], path: String) {
     let contents: ManifestContents
     do {
-      contents = try ManifestText.contents(bytes, file: path)
+      contents = try ManifestText.contents(bytes, file: path, cache: &documents)
     } catch {
       return fail(error)
     }

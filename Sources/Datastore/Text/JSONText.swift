@@ -2,7 +2,7 @@ import Model
 
 /// Reads JSON texts (RFC 8259) with the line and column of each value: one value, or several after one another.
 ///
-/// The parser is our own because the tree needs positions, and because YAML parsers stumble over JSON's surrogate pairs.
+/// The parser is our own because the tree needs positions, and because libyaml refuses JSON's surrogate pairs.
 struct JSONText {
   private let bytes: [UInt8]
   private let file: String

@@ -7,19 +7,23 @@ enum YAMLText {
   static let depthLimit = 100
 
   /// The documents of a text in their order. Throws at the first place where the text is no YAML.
-  static func documents(_ text: String, file: String) throws(ManifestError) -> [Document] {
+  ///
+  /// `firstLine`: the line of the file in which the text begins.
+  static func documents(_ text: String, file: String, firstLine: Int = 1) throws(ManifestError) -> [Document] {
     do {
-      try refuseAliasKeys(text, file: file)
+      try refuseAliasKeys(text, file: file, firstLine: firstLine)
       // The basic resolver tries no patterns on scalars, which would take more than half of the time.
       let parser = try Parser(yaml: text, resolver: .basic, encoding: .utf8)
-      var converter = Converter(text: text, file: file)
+      var converter = Converter(text: text, file: file, lineOffset: firstLine - 1)
       var documents: [Document] = []
       while let root = try parser.nextRoot() { documents.append(try converter.document(root, depth: 0)) }
       return documents
     } catch let error as ManifestError {
       throw error
     } catch let error as YamlError {
-      throw manifestError(error, text: text, file: file)
+      var error = manifestError(error, text: text, file: file)
+      if error.line > 0 { error.line += firstLine - 1 }
+      throw error
     } catch {
       throw ManifestError(file: file, message: "is not valid YAML: \(error)")
     }
@@ -27,7 +31,7 @@ enum YAMLText {
 
   /// An alias that stands for a key is hashed with all that it stands for before anything here sees it: a few lines of
   /// nested aliases would take for ever. No manifest needs one.
-  private static func refuseAliasKeys(_ text: String, file: String) throws(ManifestError) {
+  private static func refuseAliasKeys(_ text: String, file: String, firstLine: Int) throws(ManifestError) {
     let bytes = text.utf8
     guard bytes.contains(UInt8(ascii: "&")), bytes.contains(UInt8(ascii: "*")) else { return }
     for (index, line) in bytes.split(separator: UInt8(ascii: "\n"), omittingEmptySubsequences: false).enumerated() {
@@ -38,7 +42,7 @@ enum YAMLText {
         let after = bytes[name.endIndex..<line.endIndex].first { $0 != UInt8(ascii: " ") }
         if !name.isEmpty, before == UInt8(ascii: "?") || after == UInt8(ascii: ":") {
           throw ManifestError(
-            file: file, line: index + 1, column: line.distance(from: line.startIndex, to: star) + 1,
+            file: file, line: firstLine + index, column: line.distance(from: line.startIndex, to: star) + 1,
             message: "an alias (*name) cannot be a key; write the key out")
         }
         rest = bytes[bytes.index(after: star)..<line.endIndex]
@@ -61,11 +65,13 @@ enum YAMLText {
       .composer(let context, let problem, let mark, _):
       var message = "is not valid YAML: \(problem)"
       if let context { message += " \(context.text) that begins in line \(context.mark.line)" }
-      if indentation(ofLine: mark.line, in: text).contains(UInt8(ascii: "\t")) {
-        message += "; indent with blanks instead of tabs"
-      } else if mark.line >= text.utf8.count(where: { $0 == UInt8(ascii: "\n") }) {
-        message += "; the file seems to be cut off"
+      let lines = text.utf8.split(separator: UInt8(ascii: "\n"), omittingEmptySubsequences: false)
+      let lastLine = lines.count - (lines.last!.isEmpty ? 1 : 0)
+      guard mark.line <= lastLine else {
+        return ManifestError(file: file, line: lastLine, message: message + "; it seems to be cut off")
       }
+      let indentation = lines[mark.line - 1].prefix { $0 == UInt8(ascii: " ") || $0 == UInt8(ascii: "\t") }
+      if indentation.contains(UInt8(ascii: "\t")) { message += "; indent with blanks instead of tabs" }
       return ManifestError(file: file, line: mark.line, column: mark.column, message: message)
     case .duplicatedKeysInMapping(let keys, let context):
       let list = keys.map { "\"\($0)\"" }.joined(separator: ", ")
@@ -82,27 +88,27 @@ enum YAMLText {
       return ManifestError(file: file, message: "is not valid YAML: \(error)")
     }
   }
-
-  private static func indentation(ofLine number: Int, in text: String) -> Substring.UTF8View {
-    let lines = text.utf8.split(separator: UInt8(ascii: "\n"), omittingEmptySubsequences: false)
-    guard number >= 1, number <= lines.count else { return ""[...].utf8 }
-    return Substring(lines[number - 1]).utf8.prefix { $0 == UInt8(ascii: " ") || $0 == UInt8(ascii: "\t") }
-  }
 }
 
 /// Turns Yams' tree into the neutral one, within bounds.
 private struct Converter {
   private let file: String
+  private let lineOffset: Int
   /// Aliases can stand for the same values again and again: the values of a file are bounded by its size.
   private var budget: Int
 
-  init(text: String, file: String) {
+  init(text: String, file: String, lineOffset: Int) {
     self.file = file
-    budget = text.utf8.count * 10 + 10_000
+    self.lineOffset = lineOffset
+    budget = text.utf8.count * 10 + 1000
+  }
+
+  private func position(of mark: Mark?) -> Position {
+    Position(line: (mark?.line ?? 1) + lineOffset, column: mark?.column ?? 1)
   }
 
   mutating func document(_ node: Yams.Node, depth: Int) throws(ManifestError) -> Document {
-    let position = Position(line: node.mark?.line ?? 0, column: node.mark?.column ?? 0)
+    let position = position(of: node.mark)
     func fail(_ message: String) -> ManifestError {
       ManifestError(file: file, line: Int(position.line), column: Int(position.column), message: message)
     }
@@ -135,7 +141,7 @@ private struct Converter {
     result.entries.reserveCapacity(mapping.count)
     var merged: [Document.Mapping] = []
     for (key, value) in mapping {
-      let position = Position(line: key.mark?.line ?? 0, column: key.mark?.column ?? 0)
+      let position = position(of: key.mark)
       guard case .scalar(let name) = key else {
         throw ManifestError(
           file: file, line: Int(position.line), column: Int(position.column),

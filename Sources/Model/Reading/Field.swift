@@ -53,7 +53,8 @@ public final class Findings {
 }
 
 /// A field of an object: there or not. Reading it gives a typed value, or nil; what is there but wrong is reported to
-/// the object's findings, absence is not (see ``required()``). A field that is `null` counts as absent, as in Kubernetes.
+/// the object's findings, absence is not (see ``required()``). A field that is `null` counts as absent, as in
+/// Kubernetes.
 public struct Field {
   /// The value; nil where the field is absent.
   public let document: Document?

@@ -144,3 +144,17 @@ public struct ManifestReader {
     return "\(kind) \(namespace)/\(name)"
   }
 }
+
+extension ManifestContents {
+  /// The same contents some lines further down in their file.
+  public func moved(by lines: Int) -> ManifestContents {
+    guard lines != 0 else { return self }
+    var result = self
+    for index in result.objects.indices {
+      result.objects[index].position.line += Int32(clamping: lines)
+      for error in result.objects[index].errors.indices { result.objects[index].errors[error].line += lines }
+    }
+    for index in result.notices.indices { result.notices[index].line += lines }
+    return result
+  }
+}
