@@ -8,6 +8,15 @@ struct Decision {
   var zone: Zone
 }
 
+/// What was decided about a new flow.
+struct Judgement {
+  var decision: Decision
+  /// The endpoint of a service; 0: none.
+  var backend: BackendIndex = 0
+  /// The node's address, where connections seem to come from it.
+  var masquerade: IPAddress?
+}
+
 extension Core {
   /// Why a packet with this source may not come in where it did; nil: it may (NODE-4).
   func sourceProblem(_ source: IPAddress, _ context: PacketContext, _ tables: borrowing Tables) -> DropReason? {
@@ -28,34 +37,68 @@ extension Core {
 
   /// Decides where a packet goes that no flow knows. Nil when it was dropped or answered.
   mutating func decide(
+    _ index: Int, _ tail: FlowKeyTail, source: IPAddress, destination: IPAddress, _ batch: inout FrameBatch,
+    _ tables: borrowing Tables
+  ) -> Judgement? {
+    guard isAcceptable(index, source: source, destination: destination, &batch, tables) else { return nil }
+    switch balance(index, tail, source: source, destination: destination, &batch, tables) {
+    case .refused: return nil
+    case .none:
+      if ingressRecord.role == PortRole.underlay.rawValue, tables.localAddresses.find(destination) != nil {
+        drop(index, .leftToHost, batch)
+        return nil
+      }
+      return route(index, source: source, destination: destination, isTranslated: false, &batch, tables)
+        .map { Judgement(decision: $0) }
+    case .translate(let backend, let masquerade):
+      let target = tables.services.backends[Int(backend)].address
+      var own: IPAddress?
+      if masquerade {
+        own =
+          target.family == .ipv4
+          ? tables.settings.nodeAddress4.map { .v4($0) } : tables.settings.nodeAddress6.map { .v6($0) }
+        guard own != nil else {
+          drop(index, .noFreePort, batch)
+          return nil
+        }
+      }
+      return route(index, source: own ?? source, destination: target, isTranslated: true, &batch, tables)
+        .map { Judgement(decision: $0, backend: backend, masquerade: own) }
+    }
+  }
+
+  /// Whether a first packet may pass at all. Where not, it was dropped or answered.
+  private mutating func isAcceptable(
     _ index: Int, source: IPAddress, destination: IPAddress, _ batch: inout FrameBatch, _ tables: borrowing Tables
-  ) -> Decision? {
+  ) -> Bool {
     if let problem = sourceProblem(source, contexts[index], tables) {
       drop(index, problem, batch)
-      return nil
+      return false
     }
     record(.sourceAccepted)
     if let problem = destinationProblem(destination, contexts[index]) {
       drop(index, problem, batch)
-      return nil
+      return false
     }
     if contexts[index].flags.contains(.hasOptions), hasSourceRoute(index, batch) {
       drop(index, .sourceRoute, batch)
-      return nil
+      return false
     }
     if ingressRecord.role == PortRole.pod.rawValue, isTunnelPacket(index, destination, batch, tables) {
       drop(index, .tunnelFromPod, batch)
-      return nil
+      return false
     }
     if tables.gatewayAddresses.find(destination) != nil {
       answerGateway(index, &batch, tables)
-      return nil
+      return false
     }
-    return route(index, source: source, destination: destination, &batch, tables)
+    return true
   }
 
-  private mutating func route(
-    _ index: Int, source: IPAddress, destination: IPAddress, _ batch: inout FrameBatch, _ tables: borrowing Tables
+  /// Finds the way to a destination. What was translated may go back to where it came from.
+  mutating func route(
+    _ index: Int, source: IPAddress, destination: IPAddress, isTranslated: Bool, _ batch: inout FrameBatch,
+    _ tables: borrowing Tables
   ) -> Decision? {
     let route = tables.routes.lookup(destination)
     guard route != 0 else {
@@ -81,16 +124,17 @@ extension Core {
     let chosen = HopTable.index(hop, isIPv6: contexts[index].isIPv6)
     let out = tables.hops.records[Int(chosen)].port
     let role = tables.ports.records[Int(out.rawValue)].role
-    if ingressRecord.role == PortRole.underlay.rawValue, role == PortRole.underlay.rawValue {
+    if !isTranslated, ingressRecord.role == PortRole.underlay.rawValue, role == PortRole.underlay.rawValue {
       // What came from another node goes to a pod or to the host, never out again.
       drop(index, .transit, batch)
       return nil
     }
-    if out == ingress, ingressRecord.role == PortRole.pod.rawValue {
+    if !isTranslated, out == ingress, ingressRecord.role == PortRole.pod.rawValue {
       drop(index, .hairpin, batch)
       return nil
     }
-    if contexts[index].tunnel == 0, ingressRecord.role != PortRole.host.rawValue, let tunnel = tables.hop(hop)?.tunnel,
+    if !isTranslated, contexts[index].tunnel == 0, ingressRecord.role != PortRole.host.rawValue,
+      let tunnel = tables.hop(hop)?.tunnel,
       destination == tunnel.remote || source == tunnel.local
     {
       // RFC 2003, section 4.2: such a packet would be encapsulated again and again (TUN-1).
@@ -106,7 +150,13 @@ extension Core {
     _ index: Int, source: IPAddress, destination: IPAddress, _ batch: inout FrameBatch, _ tables: borrowing Tables
   ) {
     contexts[index].hash = mix(UInt64(truncatingIfNeeded: destination.word), UInt64(truncatingIfNeeded: source.word))
-    guard let decision = decide(index, source: source, destination: destination, &batch, tables) else { return }
+    guard isAcceptable(index, source: source, destination: destination, &batch, tables) else { return }
+    if ingressRecord.role == PortRole.underlay.rawValue, tables.localAddresses.find(destination) != nil {
+      return drop(index, .leftToHost, batch)
+    }
+    guard
+      let decision = route(index, source: source, destination: destination, isTranslated: false, &batch, tables)
+    else { return }
     emit(index, decision.hop, &batch, tables)
   }
 

@@ -1,28 +1,50 @@
 import Addresses
 
 extension Core {
-  /// Sends a packet, whose network-layer header is the frame's start, on by a hop: counts down the time to live, checks
-  /// the size, and puts the hop's headers in front.
+  /// Sends a packet, whose network-layer header is the frame's start, on by a hop, as it is.
   mutating func emit(_ index: Int, _ hop: HopIndex, _ batch: inout FrameBatch, _ tables: borrowing Tables) {
+    if admit(index, hop, &batch, tables) { dispatch(index, hop, &batch, tables) }
+  }
+
+  /// Whether a packet can leave by a hop now: the neighbour is known, the time to live is not at its end, and the link can
+  /// carry it. Where it cannot, it waits or its sender is told, with the packet as it came in.
+  @inline(__always)
+  mutating func admit(
+    _ index: Int, _ hop: HopIndex, _ batch: inout FrameBatch, _ tables: borrowing Tables
+  ) -> Bool {
+    let context = contexts[index]
+    let number = Int(hop)
+    if tables.hops.records[number].neighbour != NeighbourState.resolved.rawValue {
+      awaitNeighbour(index, hop, &batch, tables)
+      return false
+    }
+    guard context.timeToLive > 1 || context.flags.contains(.originated) else {
+      timeExceeded(index, &batch, tables)
+      return false
+    }
+    var mtu = tables.hops.records[number].mtu
+    if hopStates[number].learnedMTU != 0 { mtu = learnedMTU(number, mtu) }
+    let size = batch[index].segmentation == .none ? context.length : segmentLength(batch[index], context)
+    guard size <= mtu else {
+      tooBig(index, hop, mtu: mtu, &batch, tables)
+      return false
+    }
+    guard batch[index].headroom >= HopRecord.templateSize else {
+      drop(index, .noHeadroom, batch)
+      return false
+    }
+    return true
+  }
+
+  /// Counts down the time to live, puts the hop's headers in front and lists the packet for its port.
+  @inline(__always)
+  mutating func dispatch(_ index: Int, _ hop: HopIndex, _ batch: inout FrameBatch, _ tables: borrowing Tables) {
     let context = contexts[index]
     let number = Int(hop)
     contexts[index].hop = hop
-    if tables.hops.records[number].neighbour != NeighbourState.resolved.rawValue {
-      return awaitNeighbour(index, hop, &batch, tables)
-    }
-    let isOriginated = context.flags.contains(.originated)
-    guard isOriginated || context.timeToLive > 1 else { return timeExceeded(index, &batch, tables) }
-    var frame = batch[index]
-    var mtu = tables.hops.records[number].mtu
-    if hopStates[number].learnedMTU != 0 { mtu = learnedMTU(number, mtu) }
-    let size = frame.segmentation == .none ? context.length : segmentLength(frame, context)
-    guard size <= mtu else { return tooBig(index, hop, mtu: mtu, &batch, tables) }
-    guard frame.headroom >= HopRecord.templateSize else { return drop(index, .noHeadroom, batch) }
-    if !isOriginated { countDown(frame.octets, context) }
-    push(&frame, number, context, tables)
-    let port = tables.hops.records[number].port
-    batch[index] = frame
-    output.append(index, to: port, contexts)
+    if !context.flags.contains(.originated) { countDown(batch[index].octets, context) }
+    push(&batch[index], number, context, tables)
+    output.append(index, to: tables.hops.records[number].port, contexts)
   }
 
   /// Decrements the time to live or hop limit, with the IPv4 header checksum (RFC 1624).
@@ -201,6 +223,7 @@ extension Core {
     }
     requests.add(.resolve(hop & ~1))
     record(.queued(neighbour: tables.hop(hop)?.neighbour))
+    contexts[index].hop = hop
     if !waiting.hold(batch[index], contexts[index], for: .neighbour(hop), at: now) {
       drop(index, .neighbourPending, batch)
     }

@@ -3,43 +3,53 @@ import Addresses
 /// ICMP errors that come back about our own tunnel packets (TUN-7; RFC 2003, section 5.1): the path is remembered to be
 /// narrower, and the sender of the inner packet is told.
 extension Core {
-  mutating func learnFromError4(_ index: Int, _ batch: inout FrameBatch, _ tables: borrowing Tables) {
+  /// False where the error is about none of our tunnel packets.
+  mutating func learnFromError4(
+    _ index: Int, _ batch: inout FrameBatch, _ tables: borrowing Tables
+  ) -> Bool {
     let frame = batch[index]
     let transport = Int(contexts[index].transport)
-    guard let icmp = ICMPv4Header(frame.octets.dropping(transport)), icmp.type.isError else {
-      return drop(index, .leftToHost, batch)
+    guard let icmp = ICMPv4Header(frame.octets.dropping(transport)), icmp.type.isError else { return false }
+    guard icmp.isChecksumValid else {
+      drop(index, .badTransport, batch)
+      return true
     }
-    guard icmp.isChecksumValid else { return drop(index, .badTransport, batch) }
     guard let quoted = IPv4Header(icmp.payload), !quoted.isLaterFragment,
       let hop = tunnelHop(
         local: .v4(quoted.source), remote: .v4(quoted.destination), quoted.protocol,
         quoted.octets.dropping(quoted.headerLength), tables)
-    else { return drop(index, .leftToHost, batch) }
+    else { return false }
     let isTooBig =
       icmp.type == .destinationUnreachable && icmp.code == ICMPv4Header.Unreachable.fragmentationNeeded
     // Routers older than RFC 1191 do not say how much; 576 is what every link carries in practice.
     let linkMTU = isTooBig ? (icmp.nextHopMTU == 0 ? 576 : Int(icmp.nextHopMTU)) : nil
     let inner = transport + ICMPv4Header.length + quoted.headerLength
     relay(index, hop, linkMTU: linkMTU, innerOffset: inner, isIPv6: quoted.protocol == .ipv6, &batch, tables)
+    return true
   }
 
-  mutating func learnFromError6(_ index: Int, _ batch: inout FrameBatch, _ tables: borrowing Tables) {
+  /// False where the error is about none of our tunnel packets.
+  mutating func learnFromError6(
+    _ index: Int, _ batch: inout FrameBatch, _ tables: borrowing Tables
+  ) -> Bool {
     let frame = batch[index]
     let transport = Int(contexts[index].transport)
     guard let header = IPv6Header(frame.octets), let icmp = ICMPv6Header(frame.octets.dropping(transport)),
       icmp.type.isError
-    else { return drop(index, .leftToHost, batch) }
+    else { return false }
     guard icmp.isChecksumValid(header.pseudoHeader(.icmpv6, length: icmp.octets.count)) else {
-      return drop(index, .badTransport, batch)
+      drop(index, .badTransport, batch)
+      return true
     }
     guard let quoted = IPv6Header(icmp.payload),
       let hop = tunnelHop(
         local: .v6(quoted.source), remote: .v6(quoted.destination), quoted.nextHeader,
         quoted.octets.dropping(IPv6Header.length), tables)
-    else { return drop(index, .leftToHost, batch) }
+    else { return false }
     let linkMTU = icmp.type == .packetTooBig ? Int(icmp.mtu) : nil
     let inner = transport + ICMPv6Header.length + IPv6Header.length
     relay(index, hop, linkMTU: linkMTU, innerOffset: inner, isIPv6: quoted.nextHeader == .ipv6, &batch, tables)
+    return true
   }
 
   /// The hop whose packets look like the quoted one. Errors are few and rate limited by those who send them, so a walk

@@ -16,6 +16,9 @@ struct Core: ~Copyable {
   var cutting = FrameArena(capacity: 160 << 10)
   var errorBudget = TokenBucket()
   var requests = RequestQueue()
+  var affinity = AffinityTable()
+  /// Chooses endpoints and ports. Seeded once: a replay is the same each time.
+  var random = RandomSource(seed: 0)
 
   /// Nanoseconds of the pipeline's clock: the machine's, or the capture's in replay.
   private(set) var now: UInt64 = 0

@@ -93,9 +93,10 @@ extension Pipeline {
     let addresses = octets[u64Native: 12]
 
     if core.ingressRecord.role == PortRole.underlay.rawValue, core.contexts[index].tunnel == 0,
-      tables.localAddresses.find(octets[ipv4: 16]) != nil
+      tables.localAddresses.find(octets[ipv4: 16]) != nil,
+      localUnderlay(index, isIPv6: false, isFragment: fragmentField & 0x3fff != 0, &batch, tables)
     {
-      return localUnderlay(index, isIPv6: false, isFragment: fragmentField & 0x3fff != 0, &batch, tables)
+      return
     }
 
     var tail = FlowKeyTail(
@@ -118,6 +119,7 @@ extension Pipeline {
     let hash = key.hash
     core.contexts[index].hash = hash
     if core.contexts[index].flags.contains(.icmpError) {
+      if v4.relayError(index, &core, &batch, tables) { return }
       return core.forwardWithoutFlow(index, source: .v4(key.source), destination: .v4(key.destination), &batch, tables)
     }
     v4.keys[index] = key
@@ -155,9 +157,10 @@ extension Pipeline {
       return core.answerNDP(index, &batch, tables)
     }
     if core.ingressRecord.role == PortRole.underlay.rawValue, core.contexts[index].tunnel == 0,
-      tables.localAddresses.find(destination) != nil
+      tables.localAddresses.find(destination) != nil,
+      localUnderlay(index, isIPv6: true, isFragment: upper.isFragment, &batch, tables)
     {
-      return localUnderlay(index, isIPv6: true, isFragment: upper.isFragment, &batch, tables)
+      return
     }
 
     var tail = FlowKeyTail(
@@ -183,6 +186,7 @@ extension Pipeline {
     let hash = key.hash
     core.contexts[index].hash = hash
     if core.contexts[index].flags.contains(.icmpError) {
+      if v6.relayError(index, &core, &batch, tables) { return }
       return core.forwardWithoutFlow(index, source: .v6(key.source), destination: .v6(key.destination), &batch, tables)
     }
     v6.keys[index] = key

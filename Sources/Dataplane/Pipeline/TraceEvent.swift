@@ -11,6 +11,10 @@ public enum TraceEvent: Sendable, Equatable {
   /// What the flow was decided from has changed: it is classified again.
   case flowStale
   case sourceAccepted
+  /// The destination belongs to a port of a service (`namespace/name:port`).
+  case serviceFound(String)
+  /// The service's endpoint that the connection goes to, and the address that it seems to come from, if another.
+  case translated(to: IPAddress, port: UInt16, masquerade: IPAddress?)
   case routed(prefix: IPPrefix, RouteAction)
   case hopChosen(HopIndex)
   case timeToLive(Int)
@@ -19,6 +23,8 @@ public enum TraceEvent: Sendable, Equatable {
   case answered(String)
   /// An ICMP error goes back to the sender.
   case errorSent(type: UInt8, code: UInt8)
+  /// A TCP reset goes back to the sender.
+  case resetSent
   case queued(neighbour: IPAddress?)
   case sent(port: PortIndex)
   case dropped(DropReason)

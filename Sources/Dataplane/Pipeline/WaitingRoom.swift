@@ -91,7 +91,7 @@ struct WaitingRoom: ~Copyable {
         if !record.inUse || record.neighbour == NeighbourState.failed.rawValue {
           outcome = .timedOut(.neighbourUnreachable)
         } else if record.neighbour == NeighbourState.resolved.rawValue {
-          outcome = .send
+          outcome = place.context.flags.isDisjoint(with: [.originated, .icmpError]) ? .read : .send
         } else if place.deadline <= now {
           outcome = .timedOut(.neighbourUnreachable)
         } else {

@@ -10,19 +10,11 @@ struct FlowState<Key: FlowKey>: ~Copyable {
     connections = ConnectionTable(limit: limit)
   }
 
-  /// Counts a packet and gives the hop of its flow; 0 when the flow must be looked at again first.
-  @inline(__always)
-  mutating func hit(_ position: Int, _ context: PacketContext, second: UInt32, epoch: UInt32) -> HopIndex {
-    guard table.slots[position].epoch == epoch else { return 0 }
-    count(position, context, second: second)
-    return table.slots[position].hop
-  }
-
+  /// Counts a packet.
   @inline(__always)
   mutating func count(_ position: Int, _ context: PacketContext, second: UInt32) {
     table.slots[position].lastSeen = second
-    table.slots[position].packets &+= 1
-    table.slots[position].octets &+= UInt64(context.length)
+    table.slots[position].count(octets: context.length)
     // FIN or RST.
     if context.tcpFlags & 0x05 != 0 { close(position, context.tcpFlags, second: second) }
   }
@@ -54,6 +46,21 @@ struct FlowState<Key: FlowKey>: ~Copyable {
       : routes.records[Int(connection.forwardRoute)].generation == connection.forwardGeneration
   }
 
+  /// Notes which endpoint the connection of the direction at `position` was given.
+  func setBackend(_ position: Int, _ backend: BackendIndex, generation: UInt32) {
+    let index = Int(table.slots[position].connection)
+    connections.places[index].backend = backend
+    connections.places[index].backendGeneration = generation
+  }
+
+  /// Whether the endpoint of the connection is still the one it was given. TCP and SCTP connections stay with an endpoint
+  /// that is no longer offered; UDP must not (KP-51).
+  func isBackendCurrent(_ position: Int, _ backends: borrowing Memory<BackendRecord>) -> Bool {
+    let connection = connections.places[Int(table.slots[position].connection)]
+    guard connection.backend != 0, connection.forward.tail.transport == IPProtocol.udp.rawValue else { return true }
+    return backends[Int(connection.backend)].generation == connection.backendGeneration
+  }
+
   /// Writes what the direction at `position` was decided to.
   mutating func settle(_ position: Int, _ hop: HopIndex, _ route: RouteIndex, _ tables: borrowing Tables) {
     let generation = tables.routes.records[Int(route)].generation
@@ -69,12 +76,13 @@ struct FlowState<Key: FlowKey>: ~Copyable {
     }
   }
 
-  /// Makes room and enters both directions of a new flow, undecided. Returns false when the flow is not entered: a
-  /// packet is then forwarded without one.
-  mutating func insert(_ key: Key, replyZone: Zone, second: UInt32, _ timeouts: Settings.Timeouts) -> Bool {
-    let reply = key.reversed(zone: replyZone)
+  /// Makes room and enters both directions of a new flow, their hops undecided. `reply` is the key of the packets that
+  /// answer, after whatever was translated. Returns false when the flow is not entered.
+  mutating func insert(
+    _ key: Key, reply: Key, second: UInt32, _ timeouts: Settings.Timeouts
+  ) -> Bool {
     if table.find(reply, reply.hash) >= 0 {
-      // A flow of the other direction is there already, under another zone: it goes, for the newer truth.
+      // A flow of the same packets that was decided otherwise: it goes, for the newer truth.
       statistics.replaced &+= 1
       removeConnection(of: reply)
     }
@@ -83,20 +91,44 @@ struct FlowState<Key: FlowKey>: ~Copyable {
       statistics.refused &+= 1
       return false
     }
-    connections.places[Int(index)] = Connection(
-      forward: key, reply: reply, forwardRoute: 0, forwardGeneration: 0, replyRoute: 0, replyGeneration: 0,
-      created: second, next: 0, previous: 0, bucket: 0, state: ConnectionState.new.rawValue, finSeen: 0)
+    connections.places[Int(index)] = Connection(forward: key, reply: reply, created: second)
     var slot = FlowSlot(key: key, connection: index, isReply: false)
     slot.lastSeen = second
+    let translated = reply.reversed(zone: Zone(rawValue: key.tail.zone))
+    if translated != key {
+      slot.rewrites = true
+      slot.rewrite = Key.Rewrite(key, to: translated)
+    }
     _ = table.insert(slot)
     if reply != key {
-      var slot = FlowSlot(key: reply, connection: index, isReply: true)
-      slot.lastSeen = second
-      _ = table.insert(slot)
+      var answer = FlowSlot(key: reply, connection: index, isReply: true)
+      answer.lastSeen = second
+      if translated != key {
+        answer.rewrites = true
+        answer.rewrite = Key.Rewrite(reply, to: key.reversed(zone: Zone(rawValue: reply.tail.zone)))
+      }
+      _ = table.insert(answer)
     }
     connections.schedule(index, at: second + timeouts.initial(key.tail.transport))
     statistics.created &+= 1
     return true
+  }
+
+  /// The answers to a flow come in elsewhere from now on. Returns the position of the flow, which may have changed.
+  mutating func rezone(_ position: Int, _ zone: Zone) -> Int {
+    let index = Int(table.slots[position].connection)
+    let key = table.slots[position].key
+    var reply = connections.places[index].reply
+    guard reply.tail.zone != zone.rawValue, reply != key, var answer = table.remove(reply) else {
+      return table.find(key, key.hash)
+    }
+    reply.tail.zone = zone.rawValue
+    if table.find(reply, reply.hash) >= 0 { removeConnection(of: reply) }
+    answer.key = reply
+    answer.hop = 0
+    connections.places[index].reply = reply
+    _ = table.insert(answer)
+    return table.find(key, key.hash)
   }
 
   /// Takes both directions of the flow that `key` belongs to out of the table.

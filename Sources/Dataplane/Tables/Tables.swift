@@ -40,6 +40,15 @@ public struct Settings: Sendable, Equatable {
   /// Whether decapsulation gives the inner packet the outer time to live, where that is smaller (TUN-6).
   public var uniformTTL = false
   public var timeouts = Timeouts()
+  /// The blocks of all pods (KP-34).
+  public var clusterCIDRs: [IPPrefix] = []
+  /// Whether all traffic to cluster IPs is masqueraded (KP-34).
+  public var masqueradeAll = false
+  /// What masqueraded connections come from (KP-36).
+  public var nodeAddress4: IPv4Address?
+  public var nodeAddress6: IPv6Address?
+  /// The source ports of masqueraded connections: none that the host itself gives out (Linux: 32768 to 60999).
+  public var masqueradePorts: ClosedRange<UInt16> = 61000...65535
 
   /// Seconds that a flow may be silent.
   public struct Timeouts: Sendable, Equatable {
@@ -67,6 +76,9 @@ public struct Tables: ~Copyable {
   var localAddresses = AddressTable()
   /// The gateway addresses that the data plane itself answers for: 169.254.1.1 and the link-local one (NODE-1).
   var gatewayAddresses = AddressTable()
+  var services = ServiceTable()
+  /// The addresses that NodePorts are served on (KP-23).
+  var nodePortAddresses = AddressTable()
   /// Tunnel peers: address to place in `peers`.
   var peerAddresses = AddressTable()
   /// Bit n set: encapsulation n is accepted from the peer.
@@ -154,4 +166,37 @@ extension Tables {
     peers[Int(index)] = nil
     peerEncapsulations[Int(index)] = 0
   }
+}
+
+extension Tables {
+  /// Adds a port of a service and returns its place.
+  public mutating func addService(_ port: ServicePort) -> ServiceIndex {
+    advanceEpoch()
+    return services.addService(port)
+  }
+
+  /// Changes the endpoints and options of a service port. UDP flows of endpoints that go are decided anew (KP-51).
+  public mutating func updateService(_ index: ServiceIndex, _ port: ServicePort) {
+    services.updateService(index, port)
+    advanceEpoch()
+  }
+
+  public mutating func removeService(_ index: ServiceIndex) {
+    services.removeService(index)
+    advanceEpoch()
+  }
+
+  /// Leads a frontend to a service port; one that is there already is changed.
+  public mutating func setFrontend(_ frontend: Frontend, _ policy: FrontendPolicy, service: ServiceIndex) {
+    services.setFrontend(frontend, policy, service: service)
+  }
+
+  public mutating func removeFrontend(_ frontend: Frontend) { services.removeFrontend(frontend) }
+
+  /// Drops packets to addresses in these blocks that no service has (KP-37).
+  public mutating func setServiceBlocks(_ blocks: [IPPrefix]) { services.serviceBlocks = blocks }
+
+  public mutating func addNodePortAddress(_ address: IPAddress) { nodePortAddresses.insert(address, value: 0) }
+
+  public mutating func removeNodePortAddress(_ address: IPAddress) { nodePortAddresses.remove(address) }
 }
