@@ -21,6 +21,9 @@ public final class CapturePort: Port {
   /// Where sent frames go; without one they are only counted.
   public let writer: CaptureWriter?
 
+  /// `receive` leaves frames that are later than this for another batch: nanoseconds since 1970.
+  public var horizon = UInt64.max
+
   /// The size of the file in octets; 0 where it has none, as a pipe.
   public let size: Int64
   private let capture: OpaquePointer
@@ -83,6 +86,11 @@ public final class CapturePort: Port {
     while !batch.isFull, let (header, bytes) = unsafe nextPacket() {
       let length = unsafe Int(header.pointee.caplen)
       let room = (CapturePort.headroom + length + CapturePort.tailroom + 63) & ~63
+      let timestamp = unsafe CapturePort.nanoseconds(header.pointee.ts)
+      guard timestamp <= horizon else {
+        unsafe pending = (header, bytes)
+        break
+      }
       guard used + room <= CapturePort.memory else {
         if used == 0 {
           // Longer than all the memory there is.
@@ -95,10 +103,7 @@ public final class CapturePort: Port {
       var frame = unsafe Frame(
         unsafe: pool.address(0) + used, capacity: room, start: CapturePort.headroom, length: length)
       unsafe (pool.address(0) + used + CapturePort.headroom).copyMemory(from: bytes, byteCount: length)
-      // With nanosecond precision libpcap puts nanoseconds where the type says microseconds.
-      let time = unsafe header.pointee.ts
-      frame.timestamp =
-        UInt64(bitPattern: Int64(time.tv_sec)) &* 1_000_000_000 &+ UInt64(bitPattern: Int64(time.tv_usec))
+      frame.timestamp = timestamp
       let wireLength = unsafe header.pointee.len
       frame.wireLength = max(wireLength, frame.length)
       if frame.wireLength > frame.length { frame.flags.insert(.truncated) }
@@ -114,6 +119,18 @@ public final class CapturePort: Port {
     statistics.receivedFrames += UInt64(received)
     statistics.receivedOctets += UInt64(octets)
     return received
+  }
+
+  /// The time stamp of the next frame in nanoseconds; nil where there is none.
+  public var nextTimestamp: UInt64? {
+    if unsafe pending == nil { unsafe pending = nextPacket() }
+    return unsafe pending.map { packet in unsafe CapturePort.nanoseconds(packet.header.pointee.ts) }
+  }
+
+  /// With nanosecond precision libpcap puts nanoseconds where the type says microseconds.
+  @inline(__always)
+  private static func nanoseconds(_ time: timeval) -> UInt64 {
+    UInt64(bitPattern: Int64(time.tv_sec)) &* 1_000_000_000 &+ UInt64(bitPattern: Int64(time.tv_usec))
   }
 
   /// The next packet of the file; nil at its end or where it cannot be read on.
