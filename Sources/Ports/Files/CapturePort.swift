@@ -28,6 +28,8 @@ public final class CapturePort: Port {
   public let size: Int64
   private let capture: OpaquePointer
   private let file: UnsafeMutablePointer<FILE>
+  /// The file's buffer.
+  private let buffer: UnsafeMutableRawPointer?
   private let linkLayer: LinkLayer
 
   /// Room for a batch of the longest packets that libpcap lets through (262,144 octets) or for 256 usual ones.
@@ -46,8 +48,10 @@ public final class CapturePort: Port {
     var size: Int64 = 0
     var code: Int32 = 0
     var file: UnsafeMutablePointer<FILE>?
+    var buffer: UnsafeMutableRawPointer?
     var message = [CChar](repeating: 0, count: Int(PCAP_ERRBUF_SIZE))
-    guard let capture = unsafe kalsae_pcap_open(path, &file, &size, &code, &message), let file = unsafe file else {
+    guard let capture = unsafe kalsae_pcap_open(path, &file, &size, &code, &message, &buffer), let file = unsafe file
+    else {
       let detail = message.map { UInt8(bitPattern: $0) }.prefix { $0 != 0 }
       throw PortError(
         device: path, operation: "open the capture", code: code,
@@ -61,12 +65,14 @@ public final class CapturePort: Port {
       let text = unsafe pcap_datalink_val_to_description_or_dlt(type)
       let description = unsafe text.map { unsafe String(cString: $0) } ?? "unknown"
       unsafe pcap_close(capture)
+      unsafe free(buffer)
       throw PortError(
         device: path, operation: "read the capture", detail: "its link type is \(type) (\(description))",
         remedy: "capture on an Ethernet device, or with `-i any`")
     }
     unsafe self.capture = capture
     unsafe self.file = file
+    unsafe self.buffer = buffer
     self.linkLayer = linkLayer
     self.size = size
     self.path = path
@@ -75,7 +81,10 @@ public final class CapturePort: Port {
     self.writer = writer
   }
 
-  deinit { unsafe pcap_close(capture) }
+  deinit {
+    unsafe pcap_close(capture)
+    unsafe free(buffer)
+  }
 
   /// How many octets of the file have been read, for a display of progress against `size`.
   public var position: Int64 { unsafe Int64(ftello(file)) }
