@@ -46,7 +46,7 @@ let package = Package(
     // The machine.
     .target(name: "Node", dependencies: ["Addresses", "CNetlink", "CLinux"], swiftSettings: strict),
     .target(
-      name: "Agent", dependencies: ["Datastore", "Compiler", "Node", "Ports", logging], swiftSettings: strict),
+      name: "Agent", dependencies: ["Datastore", "Compiler", "Node", "Ports", "CLinux", logging], swiftSettings: strict),
     .target(name: "Lab", dependencies: ["Addresses", "CLinux"], swiftSettings: strict),
     .executableTarget(name: "lab-probe", dependencies: ["Lab"], swiftSettings: strict),
     .executableTarget(name: "kalsae", dependencies: ["Agent", "Lab", argumentParser], swiftSettings: strict),
