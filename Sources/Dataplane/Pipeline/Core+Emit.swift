@@ -159,7 +159,7 @@ extension Core {
   // MARK: Super-frames
 
   /// The headers of a super-frame's segments from the network layer on.
-  private func segmentHeaders(_ frame: Frame, _ context: PacketContext) -> Int {
+  func segmentHeaders(_ frame: Frame, _ context: PacketContext) -> Int {
     let transport = Int(context.transport)
     guard frame.segmentation != .udp else { return transport + UDPHeader.length }
     let octets = frame.octets

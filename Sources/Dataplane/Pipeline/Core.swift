@@ -7,7 +7,13 @@ struct Core: ~Copyable {
   var drops = DropCounters()
   var output = Output()
   var fragments = FragmentTracker()
+  var reassembler = Reassembler()
   var waiting = WaitingRoom()
+  /// Packets of this batch that were put together here.
+  var scratch = FrameArena(capacity: 512 << 10)
+  /// Fragments on their way to the waiting room.
+  var pieces = FrameBatch(capacity: 64)
+  var cutting = FrameArena(capacity: 160 << 10)
   var errorBudget = TokenBucket()
   var requests = RequestQueue()
 
@@ -27,6 +33,7 @@ struct Core: ~Copyable {
 
   /// Sets the clock and makes room for what the tables hold by now.
   mutating func begin(at now: UInt64, _ tables: borrowing Tables) {
+    scratch.reset()
     hopStates.grow(to: tables.hops.records.count)
     drops.reserve(ports: tables.ports.records.count)
     output.reserve(ports: tables.ports.records.count)

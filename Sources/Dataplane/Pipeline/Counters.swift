@@ -40,6 +40,12 @@ struct DropCounters: ~Copyable {
     return index < counts.count ? counts[index] : 0
   }
 
+  /// Counts packets of which nothing is left to sample.
+  mutating func add(_ reason: DropReason, at port: PortIndex, count: Int) {
+    let index = Int(port.rawValue) * DropCounters.stride + Int(reason.rawValue)
+    if index < counts.count { counts[index] &+= UInt64(count) }
+  }
+
   mutating func add(_ reason: DropReason, at port: PortIndex, frame: Frame, timestamp: UInt64) {
     let index = Int(port.rawValue) * DropCounters.stride + Int(reason.rawValue)
     counts[index] &+= 1

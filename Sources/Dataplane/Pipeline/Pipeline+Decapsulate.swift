@@ -19,8 +19,8 @@ extension Pipeline {
       guard port == tables.settings.vxlanPort || port == tables.settings.genevePort else {
         return core.drop(index, .leftToHost, batch)
       }
-    case IPProtocol.icmp.rawValue where !isIPv6: return core.learnFromError4(index, &batch, tables)
-    case IPProtocol.icmpv6.rawValue where isIPv6: return core.learnFromError6(index, &batch, tables)
+    case IPProtocol.icmp.rawValue where !isIPv6 && !isFragment: return core.learnFromError4(index, &batch, tables)
+    case IPProtocol.icmpv6.rawValue where isIPv6 && !isFragment: return core.learnFromError6(index, &batch, tables)
     default: return core.drop(index, .leftToHost, batch)
     }
     if isFragment {
@@ -81,6 +81,8 @@ extension Pipeline {
         skip = UDPHeader.length + VXLANHeader.length
         inner = .ethernet
       } else {
+        // Only a datagram that came in fragments shows its port as late as here.
+        guard udp.destinationPort == tables.settings.genevePort else { return core.drop(index, .leftToHost, batch) }
         encapsulation = .geneve
         guard let geneve = GeneveHeader(shim) else { return core.drop(index, .badTunnelHeader, batch) }
         guard geneve.identifier == tables.settings.geneveVNI else { return core.drop(index, .unknownVNI, batch) }

@@ -57,8 +57,8 @@ public struct Pipeline: ~Copyable {
     for index in 0..<batch.count {
       core.enter(batch[index].port, tables)
       switch core.waiting.outcome(index) {
-      case .neighbour: core.emit(index, core.contexts[index].hop, &batch, tables)
-      case .fragment: network(index, isIPv6: core.contexts[index].isIPv6, &batch, tables)
+      case .send: core.emit(index, core.contexts[index].hop, &batch, tables)
+      case .read: network(index, isIPv6: core.contexts[index].isIPv6, &batch, tables)
       case .timedOut(let reason): core.reject(index, reason, &batch, tables)
       }
     }

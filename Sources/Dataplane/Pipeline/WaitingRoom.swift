@@ -4,14 +4,18 @@ enum WaitReason: Equatable {
   case neighbour(HopIndex)
   /// The first fragment of a datagram, by its identity.
   case firstFragment(UInt64)
+  /// Nothing: it was made from a packet of this batch and goes out behind it.
+  case turn
 }
 
 /// Packets that cannot go on yet, copied out of their port's memory. Bounded in number and time (NODE: the packet is
 /// queued, not lost).
 struct WaitingRoom: ~Copyable {
   enum Outcome {
-    case neighbour
-    case fragment
+    /// To be sent by its hop.
+    case send
+    /// To be read again.
+    case read
     case timedOut(DropReason)
   }
 
@@ -20,6 +24,7 @@ struct WaitingRoom: ~Copyable {
     var context: PacketContext
     var reason: WaitReason
     var deadline: UInt64
+    var arrival: UInt64
     var isReleased = false
   }
 
@@ -37,6 +42,7 @@ struct WaitingRoom: ~Copyable {
   private var outcomes: [Outcome] = []
   private var collected: [Int] = []
   private(set) var count = 0
+  private var arrivals: UInt64 = 0
 
   var isEmpty: Bool { count == 0 }
 
@@ -44,7 +50,7 @@ struct WaitingRoom: ~Copyable {
   mutating func hold(_ frame: Frame, _ context: PacketContext, for reason: WaitReason, at now: UInt64) -> Bool {
     let length = Int(frame.length)
     guard length + Headroom.minimum <= WaitingRoom.placeSize,
-      places.count(where: { $0?.reason == reason }) < WaitingRoom.perReason,
+      reason == .turn || places.count(where: { $0?.reason == reason }) < WaitingRoom.perReason,
       let number = places.firstIndex(where: { $0 == nil })
     else { return false }
     var copy = memory.frame(at: number * WaitingRoom.placeSize, capacity: WaitingRoom.placeSize, length: length)
@@ -54,8 +60,10 @@ struct WaitingRoom: ~Copyable {
       switch reason {
       case .neighbour: WaitingRoom.neighbourPatience
       case .firstFragment: WaitingRoom.fragmentPatience
+      case .turn: 0
       }
-    places[number] = Place(frame: copy, context: context, reason: reason, deadline: now &+ patience)
+    places[number] = Place(frame: copy, context: context, reason: reason, deadline: now &+ patience, arrival: arrivals)
+    arrivals += 1
     count += 1
     return true
   }
@@ -73,7 +81,7 @@ struct WaitingRoom: ~Copyable {
   ) {
     outcomes.removeAll(keepingCapacity: true)
     collected.removeAll(keepingCapacity: true)
-    let order = places.indices.filter { places[$0] != nil }.sorted { places[$0]!.deadline < places[$1]!.deadline }
+    let order = places.indices.filter { places[$0] != nil }.sorted { places[$0]!.arrival < places[$1]!.arrival }
     for number in order {
       guard let place = places[number], !batch.isFull else { continue }
       let outcome: Outcome
@@ -83,15 +91,16 @@ struct WaitingRoom: ~Copyable {
         if !record.inUse || record.neighbour == NeighbourState.failed.rawValue {
           outcome = .timedOut(.neighbourUnreachable)
         } else if record.neighbour == NeighbourState.resolved.rawValue {
-          outcome = .neighbour
+          outcome = .send
         } else if place.deadline <= now {
           outcome = .timedOut(.neighbourUnreachable)
         } else {
           continue
         }
+      case .turn: outcome = .send
       case .firstFragment:
         if place.isReleased {
-          outcome = .fragment
+          outcome = .read
         } else if place.deadline <= now {
           outcome = .timedOut(.fragmentNoFirst)
         } else {
