@@ -203,12 +203,10 @@ public final class Agent {
   func settle() {
     needsSettling = false
     // Ports give facts that change what is compiled; more than a few turns would be a mistake.
-    for _ in 0..<4 {
+    for _ in 0..<8 {
       dataPath.change { compiler.commit(to: &$0) }
-      let isUnderlayNew = settleUnderlay()
-      let isHostNew = settleHost()
-      let arePodsNew = settlePods()
-      if !isUnderlayNew, !isHostNew, !arePodsNew { break }
+      if settleUnderlay() || settleHost() { continue }
+      if !settlePods() { break }
     }
     settleClassifier()
     settleHostRoutes()

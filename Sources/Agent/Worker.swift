@@ -21,8 +21,6 @@ final class Worker: @unchecked Sendable {
   /// How often time passes in the pipeline: while packets come or are held, and else.
   private static let shortTick: UInt64 = 10_000_000
   private static let longTick: UInt64 = 100_000_000
-  /// Batches that one port may hand over before it is the next one's turn.
-  private static let rounds = 8
 
   /// `onRequests` is called on the worker's thread; it must be quick.
   init(
@@ -38,13 +36,13 @@ final class Worker: @unchecked Sendable {
   /// Watches a port. Inside `DataPath.change`.
   func add(_ port: any Port, at index: PortIndex) throws(PortError) {
     if let descriptor = port.descriptor { try poller.add(descriptor, port: index) }
-    lane.ports[index] = port
+    lane[port: index] = port
   }
 
   /// Lets go of a port. Inside `DataPath.change`.
   func remove(_ index: PortIndex) {
-    if let descriptor = lane.ports[index]?.descriptor { poller.remove(descriptor) }
-    lane.ports[index] = nil
+    if let descriptor = lane[port: index]?.descriptor { poller.remove(descriptor) }
+    lane[port: index] = nil
   }
 
   func start() throws {
@@ -81,7 +79,8 @@ final class Worker: @unchecked Sendable {
       let ready = poller.wait(nanoseconds: wait)
       now = kalsae_monotonic()
       var worked = 0
-      for position in 0..<ready { worked += drain(poller.ready(position), &now) }
+      // One batch a turn: while a port is read, the rings of the others fill, which are as long as a few batches.
+      for position in 0..<ready { worked += lane.poll(poller.ready(position), at: .at(now)) }
       if worked > 0 {
         lastWork = now
       } else if wait == 0 {
@@ -99,19 +98,6 @@ final class Worker: @unchecked Sendable {
       isHolding = holding
       if !requests.isEmpty { onRequests(requests) }
     }
-  }
-
-  /// Takes what a port has, within bounds, and returns the number of frames.
-  private func drain(_ index: PortIndex, _ now: inout UInt64) -> Int {
-    var total = 0
-    for _ in 0..<Worker.rounds {
-      let count = lane.poll(index, at: .at(now))
-      total += count
-      // A batch that is not full was all there was.
-      if count < FrameBatch.standardCapacity { break }
-      now = kalsae_monotonic()
-    }
-    return total
   }
 }
 

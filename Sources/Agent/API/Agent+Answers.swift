@@ -38,10 +38,13 @@ extension Agent {
   private func status() -> StatusView {
     let portCount = self.portCount
     let (flows, statistics, drops, routes) = dataPath.change { tables in
-      (
-        worker.lane.pipeline.flowCount, worker.lane.pipeline.flowStatistics,
-        worker.lane.pipeline.dropCounts(ports: portCount).reduce(0) { $0 + $1.packets }, tables.routeCount
-      )
+      let routes = tables.routeCount
+      return worker.lane.withPipeline { pipeline in
+        (
+          pipeline.flowCount, pipeline.flowStatistics,
+          pipeline.dropCounts(ports: portCount).reduce(0) { $0 + $1.packets }, routes
+        )
+      }
     }
     return StatusView(
       node: configuration.node, stateDirectory: configuration.stateDirectory, processID: getpid(),
@@ -75,7 +78,11 @@ extension Agent {
       dataPath.change { tables -> PortView? in
         guard let description = tables.port(index) else { return nil }
         let statistics = port.statistics
-        let drops = DropReason.allCases.reduce(0) { $0 + worker.lane.pipeline.dropCount($1, at: index) }
+        let drops = worker.lane.withPipeline { pipeline in
+          var sum: UInt64 = 0
+          for reason in DropReason.allCases { sum += pipeline.dropCount(reason, at: index) }
+          return sum
+        }
         return PortView(
           index: Int(index.rawValue), name: description.name, role: "\(description.role)", state: state(of: port),
           pod: pod.map { "\($0.namespace)/\($0.name)" }, mac: "\(description.mac)",
@@ -177,7 +184,9 @@ extension Agent {
     }
     // With a filter all flows are looked at, and then cut.
     let isFiltered = prefix != nil || transport != nil || request.port != nil
-    let all = dataPath.change { _ in worker.lane.pipeline.flows(limit: isFiltered ? .max : limit) }
+    let all = dataPath.change { _ in
+      worker.lane.withPipeline { $0.flows(limit: isFiltered ? .max : limit) }
+    }
     let words = hopWords()
     func via(_ hop: HopIndex) -> String { hop == 0 ? "" : words[hop & ~1] ?? "hop \(hop)" }
     let chosen = all.lazy.filter { flow in
@@ -198,7 +207,7 @@ extension Agent {
   private func dropsView(_ limit: Int) -> DropsView {
     let count = portCount
     let (counts, samples) = dataPath.change { _ in
-      (worker.lane.pipeline.dropCounts(ports: count), worker.lane.pipeline.dropSamples)
+      worker.lane.withPipeline { ($0.dropCounts(ports: count), $0.dropSamples) }
     }
     let names = Dictionary(uniqueKeysWithValues: openPorts.map { ($0.index, $0.port.name) })
     func name(_ port: PortIndex) -> String { names[port] ?? "port \(port.rawValue)" }
