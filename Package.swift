@@ -50,7 +50,7 @@ let package = Package(
     // The machine.
     .target(name: "Node", dependencies: ["Addresses", "CNetlink", "CLinux"], swiftSettings: strict),
     .target(
-      name: "Agent", dependencies: ["Datastore", "Compiler", "Node", "Ports", logging], swiftSettings: strict),
+      name: "Agent", dependencies: ["Datastore", "Compiler", "Node", "Ports", "CLinux", logging], swiftSettings: strict),
     .target(name: "Bench", dependencies: ["Compiler", "Ports"], swiftSettings: strict),
     .executableTarget(name: "benchprobe", dependencies: ["Bench"], swiftSettings: strict),
     .target(name: "Lab", dependencies: ["Addresses", "CLinux"], swiftSettings: strict),
