@@ -60,7 +60,7 @@ let package = Package(
     .testTarget(name: "AddressesTests", dependencies: ["Addresses"], swiftSettings: strict),
     .testTarget(name: "DataplaneTests", dependencies: ["Dataplane", "CDataplane", "Addresses"], swiftSettings: strict),
     .testTarget(name: "PortsTests", dependencies: ["Ports", "Lab"], swiftSettings: strict),
-    .testTarget(name: "NodeTests", dependencies: ["Node", "Lab"], swiftSettings: strict),
+    .testTarget(name: "NodeTests", dependencies: ["Node", "Ports", "Lab"], swiftSettings: strict),
     .testTarget(name: "ModelTests", dependencies: ["Model", "Datastore"], swiftSettings: strict),
     .testTarget(name: "DatastoreTests", dependencies: ["Datastore"], swiftSettings: strict),
     .testTarget(name: "CompilerTests", dependencies: ["Compiler"], swiftSettings: strict),
