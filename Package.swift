@@ -47,6 +47,8 @@ let package = Package(
     .target(name: "Node", dependencies: ["Addresses", "CNetlink", "CLinux"], swiftSettings: strict),
     .target(
       name: "Agent", dependencies: ["Datastore", "Compiler", "Node", "Ports", logging], swiftSettings: strict),
+    .target(name: "Bench", dependencies: ["Compiler", "Ports"], swiftSettings: strict),
+    .executableTarget(name: "benchprobe", dependencies: ["Bench"], swiftSettings: strict),
     .target(name: "Lab", dependencies: ["Addresses", "CLinux"], swiftSettings: strict),
     .executableTarget(name: "lab-probe", dependencies: ["Lab"], swiftSettings: strict),
     .executableTarget(name: "kalsae", dependencies: ["Agent", "Lab", argumentParser], swiftSettings: strict),

@@ -57,14 +57,15 @@ public struct FragmentPlan: BitwiseCopyable {
       let offset = emitted * size
       let length = min(size, payloadLength - offset)
       let headers = network + (emitted == 0 ? headerLength : laterHeaderLength)
-      guard var fragment = arena.frame(length: headers + length) else { break }
+      guard let made = arena.frame(length: headers + length) else { break }
+      fill(made.octets, headers: headers, offset: offset, length: length)
+      var fragment = made
       fragment.timestamp = frame.timestamp
       fragment.port = frame.port
       fragment.vlanTPID = frame.vlanTPID
       fragment.vlanTCI = frame.vlanTCI
       fragment.flags = frame.flags.intersection(.vlanStripped)
       fragment.slot = frame.slot
-      fill(fragment.octets, headers: headers, offset: offset, length: length)
       batch.append(fragment)
       emitted &+= 1
     }

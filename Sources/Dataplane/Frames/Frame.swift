@@ -84,14 +84,13 @@ public struct Frame: BitwiseCopyable {
     segmentation = .none
   }
 
-  /// The packet's octets.
+  /// The packet's octets. They are the buffer's and live until the frame is released, whatever becomes of this value: a
+  /// view that borrowed a local frame would also put the frame on the heap (Swift 6.3.1, 17 ns).
   @inlinable
   public var octets: Octets {
     @inline(__always)
-    @_lifetime(borrow self)
-    get {
-      unsafe _overrideLifetime(Octets(unsafe: buffer + Int(start), count: Int(length)), borrowing: self)
-    }
+    @_lifetime(immortal)
+    get { unsafe Octets(unsafe: buffer + Int(start), count: Int(length)) }
   }
 
   /// The octets that can still be pushed before the packet.

@@ -223,10 +223,10 @@ extension Reassembler {
   private func finish(_ index: Int, _ context: inout ReassemblyContext) -> Outcome {
     guard let headerLength = context.headerLength, let total = context.total else { return .held }
     let start = Reassembler.payloadStart - headerLength
-    var frame = unsafe Frame(
+    let made = unsafe Frame(
       unsafe: memory + index * Reassembler.slotSize, capacity: Reassembler.slotSize, start: start,
       length: headerLength + total)
-    let packet = frame.octets.dropping(context.network)
+    let packet = made.octets.dropping(context.network)
     let isMarked = context.ecn & 1 << ECN.ce.rawValue != 0
     if isMarked, context.ecn & 1 << ECN.notECT.rawValue != 0 { return .refused(.inconsistentECN) }
     if context.key.isIPv4 {
@@ -238,9 +238,10 @@ extension Reassembler {
     } else {
       guard packet.count - 40 <= 65535 else { return .refused(.tooLong) }
       packet[u16: 4] = UInt16(truncatingIfNeeded: packet.count - 40)
-      frame.octets[context.nextHeaderOffset] = context.nextHeader.rawValue
+      made.octets[context.nextHeaderOffset] = context.nextHeader.rawValue
       if isMarked { packet[1] |= ECN.ce.rawValue << 4 }
     }
+    var frame = made
     frame.timestamp = context.timestamp
     frame.port = context.port
     frame.vlanTPID = context.vlanTPID

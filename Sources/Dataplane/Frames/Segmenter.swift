@@ -163,14 +163,15 @@ public struct SegmentPlan: BitwiseCopyable {
     while emitted < count, !batch.isFull {
       let offset = emitted * Int(frame.segmentSize)
       let size = min(Int(frame.segmentSize), Int(frame.length) - layout.payload - offset)
-      guard var segment = arena.frame(length: layout.payload + size) else { break }
+      guard let made = arena.frame(length: layout.payload + size) else { break }
+      fill(made.octets, offset: offset, size: size)
+      var segment = made
       segment.timestamp = frame.timestamp
       segment.port = frame.port
       segment.vlanTPID = frame.vlanTPID
       segment.vlanTCI = frame.vlanTCI
       segment.flags = frame.flags.intersection(.vlanStripped)
       segment.slot = frame.slot
-      fill(segment.octets, offset: offset, size: size)
       if !finishChecksum, transportChecksum {
         segment.setPartialChecksum(transport: layout.transport, offset: isTCP ? 16 : 6)
       }

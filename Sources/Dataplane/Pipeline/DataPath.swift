@@ -34,8 +34,8 @@ public final class DataPath: @unchecked Sendable {
 /// thread polls.
 @safe
 public final class Lane: @unchecked Sendable {
-  public var pipeline: Pipeline
-  public var ports = PortSet()
+  private var pipeline: Pipeline
+  private var ports = PortSet()
   private var batch = FrameBatch()
   fileprivate var tables: UnsafeMutablePointer<Tables>!
   private let gate: Gate
@@ -45,6 +45,16 @@ public final class Lane: @unchecked Sendable {
     pipeline = Pipeline(flowLimit: flowLimit)
     self.gate = gate
     self.turn = turn
+  }
+
+  /// Runs `body` on the pipeline. (No property: the optimizer of Swift 6.3.1 stops at a setter of this type.)
+  @inline(never)
+  public func withPipeline<R>(_ body: (inout Pipeline) throws -> R) rethrows -> R { try body(&pipeline) }
+
+  /// The port at a place; nil: none.
+  public subscript(port index: PortIndex) -> (any Port)? {
+    get { ports[index] }
+    set { ports[index] = newValue }
   }
 
   /// Takes one batch from a port through the pipeline and returns the number of frames.

@@ -43,8 +43,8 @@ public final class AFPacketPort: Port {
   public let capabilities: PortCapabilities
   /// The hardware address of the device when the port was opened.
   public let mac: MACAddress
-  /// The device's MTU, as of the opening or of the last `refresh()`.
-  public private(set) var mtu: Int
+  /// The device's MTU: as of the opening or of the last `refresh()`, or as the worker was told since.
+  public var mtu: Int
   public private(set) var state: State = .up
   public var isExhausted: Bool { state == .removed }
   public var descriptor: Int32? { socket }
@@ -187,7 +187,7 @@ public final class AFPacketPort: Port {
   ) -> Int {
     var next = 0
     var sent = 0
-    var patience = 20
+    var patience = 5
     while next < count {
       let result = queue.send(next..<count, on: socket)
       if result > 0 {
@@ -230,7 +230,7 @@ public final class AFPacketPort: Port {
     }
   }
 
-  /// Reads the device's state and MTU anew. For the control plane, after an event about the device.
+  /// Reads the device's state and MTU anew: on the port's worker, when the control plane has heard of a change.
   public func refresh() {
     takeError()
     guard state != .removed else { return }
