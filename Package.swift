@@ -58,7 +58,8 @@ let package = Package(
     .executableTarget(name: "kalsae", dependencies: ["Agent", "Replay", "Lab", argumentParser], swiftSettings: strict),
 
     .testTarget(name: "AddressesTests", dependencies: ["Addresses"], swiftSettings: strict),
-    .testTarget(name: "DataplaneTests", dependencies: ["Dataplane", "CDataplane", "Addresses"], swiftSettings: strict),
+    .testTarget(
+      name: "DataplaneTests", dependencies: ["Dataplane", "CDataplane", "Addresses", "Ports"], swiftSettings: strict),
     .testTarget(name: "PortsTests", dependencies: ["Ports", "Lab"], swiftSettings: strict),
     .testTarget(name: "NodeTests", dependencies: ["Node", "Ports", "Lab"], swiftSettings: strict),
     .testTarget(name: "ModelTests", dependencies: ["Model", "Datastore"], swiftSettings: strict),
