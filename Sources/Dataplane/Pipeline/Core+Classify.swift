@@ -44,7 +44,7 @@ extension Core {
     switch balance(index, tail, source: source, destination: destination, &batch, tables) {
     case .refused: return nil
     case .none:
-      if ingressRecord.role == PortRole.underlay.rawValue, tables.localAddresses.find(destination) != nil {
+      if isBareUnderlay(index), tables.localAddresses.find(destination) != nil {
         drop(index, .leftToHost, batch)
         return nil
       }
@@ -102,7 +102,7 @@ extension Core {
   ) -> Decision? {
     let route = tables.routes.lookup(destination)
     // What the underlay brings unwrapped and no pod wants is the kernel's: it has its own copy (NODE-3).
-    let isBareUnderlay = ingressRecord.role == PortRole.underlay.rawValue && contexts[index].tunnel == 0
+    let isBareUnderlay = isBareUnderlay(index)
     guard route != 0 else {
       if isBareUnderlay { drop(index, .leftToHost, batch) } else { reject(index, .noRoute, &batch, tables) }
       return nil
@@ -157,13 +157,18 @@ extension Core {
   ) {
     contexts[index].hash = mix(UInt64(truncatingIfNeeded: destination.word), UInt64(truncatingIfNeeded: source.word))
     guard isAcceptable(index, source: source, destination: destination, &batch, tables) else { return }
-    if ingressRecord.role == PortRole.underlay.rawValue, tables.localAddresses.find(destination) != nil {
+    if isBareUnderlay(index), tables.localAddresses.find(destination) != nil {
       return drop(index, .leftToHost, batch)
     }
     guard
       let decision = route(index, source: source, destination: destination, isTranslated: false, &batch, tables)
     else { return }
     emit(index, decision.hop, &batch, tables)
+  }
+
+  /// Whether a packet came from the underlay without a tunnel.
+  private func isBareUnderlay(_ index: Int) -> Bool {
+    ingressRecord.role == PortRole.underlay.rawValue && contexts[index].tunnel == 0
   }
 
   private func destinationProblem(_ destination: IPAddress, _ context: PacketContext) -> DropReason? {
