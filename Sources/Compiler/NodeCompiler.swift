@@ -103,7 +103,7 @@ public final class NodeCompiler {
     case .pod(let pod): claim(pod)
     case .node(let node): claim(node)
     case .ipPool, .nodeConfiguration: isEverythingDirty = true
-    case .namespace: break
+    case .namespace, .networkPolicy, .service, .endpointSlice: break
     }
   }
 
@@ -112,7 +112,7 @@ public final class NodeCompiler {
     case .pod(let pod): disclaim(pod)
     case .node(let node): disclaim(node)
     case .ipPool, .nodeConfiguration: isEverythingDirty = true
-    case .namespace, nil: break
+    case .namespace, .networkPolicy, .service, .endpointSlice, nil: break
     }
   }
 
