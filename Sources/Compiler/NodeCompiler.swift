@@ -21,6 +21,8 @@ public final class NodeCompiler {
   /// The ports that pods of this node need.
   public private(set) var attachments: [ObjectKey: PodAttachment] = [:]
 
+  private var services = ServiceCompiler()
+
   // What is noted for the next commit.
   var dirtyRoutes: Set<IPPrefix> = []
   var dirtyPeers: Set<ObjectKey> = []
@@ -39,6 +41,7 @@ public final class NodeCompiler {
   var installedPeers: [ObjectKey: [IPAddress: Peer]] = [:]
   var installedPodAddresses: [ObjectKey: [IPAddress: PortIndex]] = [:]
   var installedLocalAddresses: Set<IPAddress> = []
+  private var installedNodePortAddresses: Set<IPAddress> = []
 
   public init(node name: String, derivesNeighbours: Bool = false) {
     node = ObjectKey(.node, name: name)
@@ -190,6 +193,9 @@ public final class NodeCompiler {
     commitPeers(to: &tables)
     commitRoutes(to: &tables)
     commitNeighbours(to: &tables)
+    services.commit(
+      to: &tables, state,
+      ServiceCompiler.Viewpoint(node: node.name, zone: ownNode?.zone, balancing: settings.loadBalancing))
   }
 
   /// Configuration, pools, the own node or the underlay changed: all that depends on them is looked at, and what came
@@ -207,6 +213,12 @@ public final class NodeCompiler {
     for address in local.subtracting(installedLocalAddresses) { tables.addLocalAddress(address) }
     for address in local.symmetricDifference(installedLocalAddresses) { dirtyRoutes.insert(IPPrefix(host: address)) }
     installedLocalAddresses = local
+    tables.setServiceBlocks(settings.serviceCIDRs)
+    let nodePorts = nodePortAddresses(of: local)
+    for address in installedNodePortAddresses.subtracting(nodePorts) { tables.removeNodePortAddress(address) }
+    for address in nodePorts.subtracting(installedNodePortAddresses) { tables.addNodePortAddress(address) }
+    installedNodePortAddresses = nodePorts
+    services.noteAll(state)
     dirtyRoutes.formUnion(claims.keys)
     dirtyRoutes.formUnion(installedRoutes.keys)
     dirtyRoutes.formUnion([IPPrefix("0.0.0.0/0")!, IPPrefix("::/0")!])
