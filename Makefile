@@ -51,7 +51,8 @@ sanitize:
 	@echo "[1/2] the tests under AddressSanitizer…"
 	@swift test --disable-xctest --sanitize=address --scratch-path .build-address --skip '[./]Release[A-Z]' $(ARGUMENTS)
 	@echo "[2/2] the tests under ThreadSanitizer…"
-	@swift test --disable-xctest --sanitize=thread --scratch-path .build-thread --skip '[./]Release[A-Z]' $(ARGUMENTS)
+	@TSAN_OPTIONS="suppressions=$(CURDIR)/tools/thread-sanitizer.suppressions" \
+	swift test --disable-xctest --sanitize=thread --scratch-path .build-thread --skip '[./]Release[A-Z]' $(ARGUMENTS)
 
 bench:
 	@echo "[1/3] what Debian must give…"
