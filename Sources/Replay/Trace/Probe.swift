@@ -36,7 +36,12 @@ public struct Probe: Decodable, Sendable, Equatable {
     } else {
       port = try fields.decodeIfPresent(String.self, forKey: .port)
     }
-    sourcePort = try fields.decodeIfPresent(UInt16.self, forKey: .sourcePort)
+    sourcePort = try fields.decodeIfPresent(Int.self, forKey: .sourcePort).map { number in
+      guard let port = UInt16(exactly: number) else {
+        throw DecodingError.dataCorruptedError(forKey: .sourcePort, in: fields, debugDescription: "not a port")
+      }
+      return port
+    }
     size = try fields.decodeIfPresent(Int.self, forKey: .size)
   }
 
