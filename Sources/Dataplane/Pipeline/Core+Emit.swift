@@ -62,7 +62,6 @@ extension Core {
     octets[u64Native: 64] = template.8
     octets[u64Native: 72] = template.9
     octets[u64Native: 80] = template.10
-    octets[u64Native: 88] = template.11
     frame.pull(HopRecord.templateSize &- Int(tables.hops.records[number].length))
     let encapsulation = tables.hops.records[number].encapsulation
     if encapsulation != Encapsulation.none.rawValue {
@@ -118,7 +117,7 @@ extension Core {
     if encapsulation >= Encapsulation.vxlan.rawValue {
       network[u16: transport] = 0xc000 | UInt16(truncatingIfNeeded: context.hash >> 40) & 0x3fff
       network[u16: transport &+ 4] = UInt16(truncatingIfNeeded: length &- transport)
-      if options.contains(.udpChecksum) { finishUDP(&frame, transport, context) }
+      if options.contains(.udpChecksum) { finishUDP(&frame, transport) }
     } else if encapsulation == Encapsulation.gre.rawValue, !options.isDisjoint(with: [.greChecksum, .greSequence]) {
       finishGRE(&frame, number, transport, segments: segments)
     }
@@ -126,7 +125,7 @@ extension Core {
 
   /// The checksum of the outer UDP header. Of a super-frame only that there is one is marked: each segment has its own.
   @inline(never)
-  private func finishUDP(_ frame: inout Frame, _ transport: Int, _ context: PacketContext) {
+  func finishUDP(_ frame: inout Frame, _ transport: Int) {
     let offset = EthernetHeader.length + transport + 6
     guard frame.segmentation == .none else {
       frame.octets[u16: offset] = 0xffff
@@ -135,6 +134,7 @@ extension Core {
     _ = frame.completeChecksum()
     let network = frame.octets.dropping(EthernetHeader.length)
     let datagram = network.dropping(transport)
+    datagram[u16Native: 6] = 0
     var sum: InternetChecksum
     if transport == IPv6Header.length, let header = IPv6Header(network) {
       sum = header.pseudoHeader(.udp, length: datagram.count)

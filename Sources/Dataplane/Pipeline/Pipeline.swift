@@ -88,5 +88,10 @@ extension Pipeline {
   public mutating func clearTrace() { core.trace.removeAll(keepingCapacity: true) }
 
   /// What the control side has to look after since the last call: missing neighbours, learned path MTUs.
-  public mutating func takeRequests() -> [ControlRequest] { core.requests.takeAll() }
+  public mutating func takeRequests() -> [ControlRequest] {
+    core.requests.isEmpty ? [] : core.requests.takeAll()
+  }
+
+  /// Whether packets are held: for a neighbour that is being asked for, for the first fragment of their datagram.
+  public var isHolding: Bool { !core.waiting.isEmpty }
 }

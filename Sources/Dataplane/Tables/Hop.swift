@@ -159,7 +159,7 @@ extension HopRecord {
       template.words = (
         all[u64Native: 0], all[u64Native: 8], all[u64Native: 16], all[u64Native: 24], all[u64Native: 32],
         all[u64Native: 40], all[u64Native: 48], all[u64Native: 56], all[u64Native: 64], all[u64Native: 72],
-        all[u64Native: 80], all[u64Native: 88]
+        all[u64Native: 80]
       )
     }
   }

@@ -133,6 +133,19 @@ public final class AFPacketPort: Port {
     return (result, UInt(bitPattern: memory))
   }
 
+  /// Puts another filter in the place of the present one, while frames go on coming in.
+  public func setFilter(_ filter: [sock_filter]) throws(PortError) {
+    let result =
+      filter.isEmpty || filter.count > 4096
+      ? -EINVAL
+      : unsafe filter.withUnsafeBufferPointer {
+        unsafe kalsae_packet_filter(socket, $0.baseAddress!, UInt16($0.count))
+      }
+    guard result == 0 else {
+      throw PortError(device: name, operation: "change the packet filter", code: -result)
+    }
+  }
+
   public func receive(into batch: inout FrameBatch) -> Int {
     var received = 0
     var octets = 0
