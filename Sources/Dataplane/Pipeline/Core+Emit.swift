@@ -18,11 +18,15 @@ extension Core {
     let size = frame.segmentation == .none ? context.length : segmentLength(frame, context)
     guard size <= mtu else { return tooBig(index, hop, mtu: mtu, &batch, tables) }
     guard frame.headroom >= HopRecord.templateSize else { return drop(index, .noHeadroom, batch) }
-    if !isOriginated { countDown(frame.octets, context) }
+    if !isOriginated {
+      countDown(frame.octets, context)
+      record(.timeToLive(Int(context.timeToLive) - 1))
+    }
     push(&frame, number, context, tables)
     let port = tables.hops.records[number].port
     batch[index] = frame
     output.append(index, to: port, contexts)
+    record(.sent(port: port, hop: hop))
   }
 
   /// Decrements the time to live or hop limit, with the IPv4 header checksum (RFC 1624).
@@ -63,7 +67,6 @@ extension Core {
     if encapsulation != Encapsulation.none.rawValue {
       encapsulate(&frame, number, context, tables)
       if isTracing, let remote = tables.hop(HopIndex(number))?.tunnel?.remote {
-        trace.append(.timeToLive(Int(context.timeToLive) - (context.flags.contains(.originated) ? 0 : 1)))
         trace.append(.encapsulated(Encapsulation(rawValue: encapsulation) ?? .none, remote: remote))
       }
     }
