@@ -19,7 +19,7 @@ struct Kalsae: ParsableCommand {
         130 ended by Ctrl-C
       """,
     version: version,
-    subcommands: [Run.self, ReplayCommand.self])
+    subcommands: [Run.self, ReplayCommand.self, TraceCommand.self])
 
   static let version = "0.1.0"
 

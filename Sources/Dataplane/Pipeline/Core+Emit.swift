@@ -23,7 +23,7 @@ extension Core {
       return false
     }
     var mtu = tables.hops.records[number].mtu
-    if hopStates[number].learnedMTU != 0 { mtu = learnedMTU(number, mtu) }
+    if hopStates[number].learnedMTU != 0 { mtu = learnedMTU(number, mtu, tables) }
     let size = batch[index].segmentation == .none ? context.length : segmentLength(batch[index], context)
     guard size <= mtu else {
       tooBig(index, hop, mtu: mtu, &batch, tables)
@@ -42,9 +42,14 @@ extension Core {
     let context = contexts[index]
     let number = Int(hop)
     contexts[index].hop = hop
-    if !context.flags.contains(.originated) { countDown(batch[index].octets, context) }
+    if !context.flags.contains(.originated) {
+      countDown(batch[index].octets, context)
+      record(.timeToLive(Int(context.timeToLive) - 1))
+    }
     push(&batch[index], number, context, tables)
-    output.append(index, to: tables.hops.records[number].port, contexts)
+    let port = tables.hops.records[number].port
+    output.append(index, to: port, contexts)
+    record(.sent(port: port, hop: hop))
   }
 
   /// Decrements the time to live or hop limit, with the IPv4 header checksum (RFC 1624).
@@ -85,7 +90,6 @@ extension Core {
     if encapsulation != Encapsulation.none.rawValue {
       encapsulate(&frame, number, context, tables)
       if isTracing, let remote = tables.hop(HopIndex(number))?.tunnel?.remote {
-        trace.append(.timeToLive(Int(context.timeToLive) - (context.flags.contains(.originated) ? 0 : 1)))
         trace.append(.encapsulated(Encapsulation(rawValue: encapsulation) ?? .none, remote: remote))
       }
     }
@@ -102,7 +106,7 @@ extension Core {
     let network = octets.dropping(EthernetHeader.length)
     let trafficClass = options.contains(.pipeDSCP) ? context.trafficClass & 3 : context.trafficClass
     let timeToLive = context.timeToLive &- (context.flags.contains(.originated) ? 0 : 1)
-    let segments = frame.segmentation == .none ? 1 : segmentCount(frame, context)
+    let segments = frame.segmentation == .none ? 1 : segmentCount(frame, context, pushed: Int(tables.hops.records[number].length))
     let transport: Int
     if tables.hops.records[number].outerIPv6 {
       transport = IPv6Header.length
@@ -185,7 +189,6 @@ extension Core {
     let transport = Int(context.transport)
     guard frame.segmentation != .udp else { return transport + UDPHeader.length }
     let octets = frame.octets
-    // The frame may stand at its network-layer header or at the link layer pushed before it; only the former is used.
     guard transport + TCPHeader.length <= octets.count else { return transport + TCPHeader.length }
     return transport + Int(octets[transport + 12] >> 4) * 4
   }
@@ -195,14 +198,19 @@ extension Core {
     min(context.length, UInt32(segmentHeaders(frame, context)) + UInt32(frame.segmentSize))
   }
 
-  private func segmentCount(_ frame: Frame, _ context: PacketContext) -> Int {
-    let payload = max(0, Int(context.length) - Int(context.transport) - 20)
+  /// The number of segments of a super-frame before which `pushed` octets of headers stand by now.
+  private func segmentCount(_ frame: Frame, _ context: PacketContext, pushed: Int) -> Int {
+    var inner = frame
+    inner.pull(pushed)
+    let payload = max(0, Int(context.length) - segmentHeaders(inner, context))
     return max(1, (payload + Int(frame.segmentSize) - 1) / max(1, Int(frame.segmentSize)))
   }
 
   /// The largest inner packet of a hop whose path taught a smaller one than its link has.
-  private mutating func learnedMTU(_ number: Int, _ mtu: UInt32) -> UInt32 {
-    guard hopStates[number].learnedUntil > second else {
+  private mutating func learnedMTU(_ number: Int, _ mtu: UInt32, _ tables: borrowing Tables) -> UInt32 {
+    guard hopStates[number].learnedUntil > second,
+      hopStates[number].learnedSerial == tables.hops.records[number].serial
+    else {
       hopStates[number].learnedMTU = 0
       return mtu
     }
@@ -224,7 +232,8 @@ extension Core {
     requests.add(.resolve(hop & ~1))
     record(.queued(neighbour: tables.hop(hop)?.neighbour))
     contexts[index].hop = hop
-    if !waiting.hold(batch[index], contexts[index], for: .neighbour(hop), at: now) {
+    let serial = tables.hops.records[Int(hop)].serial
+    if !waiting.hold(batch[index], contexts[index], for: .neighbour(hop), at: now, hopSerial: serial) {
       drop(index, .neighbourPending, batch)
     }
   }

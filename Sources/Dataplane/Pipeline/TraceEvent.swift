@@ -26,6 +26,7 @@ public enum TraceEvent: Sendable, Equatable {
   /// A TCP reset goes back to the sender.
   case resetSent
   case queued(neighbour: IPAddress?)
-  case sent(port: PortIndex)
+  /// Goes out with the batch.
+  case sent(port: PortIndex, hop: HopIndex)
   case dropped(DropReason)
 }
