@@ -15,6 +15,9 @@ struct Judgement {
   var backend: BackendIndex = 0
   /// The node's address, where connections seem to come from it.
   var masquerade: IPAddress?
+  /// The pods whose policies were asked; 0: none.
+  var sourcePod: UInt32 = 0
+  var destinationPod: UInt32 = 0
 }
 
 extension Core {
@@ -41,6 +44,9 @@ extension Core {
     _ tables: borrowing Tables
   ) -> Judgement? {
     guard isAcceptable(index, source: source, destination: destination, &batch, tables) else { return nil }
+    var judgement = Judgement(decision: Decision(hop: 0, route: 0, zone: Zone(rawValue: 0)))
+    var target = destination
+    var port = tail.destinationPort
     switch balance(index, tail, source: source, destination: destination, &batch, tables) {
     case .refused: return nil
     case .none:
@@ -48,23 +54,34 @@ extension Core {
         drop(index, .leftToHost, batch)
         return nil
       }
-      return route(index, source: source, destination: destination, isTranslated: false, &batch, tables)
-        .map { Judgement(decision: $0) }
     case .translate(let backend, let masquerade):
-      let target = tables.services.backends[Int(backend)].address
-      var own: IPAddress?
+      judgement.backend = backend
+      target = tables.services.backends[Int(backend)].address
+      port = tables.services.backends[Int(backend)].port
       if masquerade {
-        own =
-          target.family == .ipv4
-          ? tables.settings.nodeAddress4.map { .v4($0) } : tables.settings.nodeAddress6.map { .v6($0) }
-        guard own != nil else {
+        judgement.masquerade = tables.settings.nodeAddress(target.family)
+        guard judgement.masquerade != nil else {
           drop(index, .noFreePort, batch)
           return nil
         }
       }
-      return route(index, source: own ?? source, destination: target, isTranslated: true, &batch, tables)
-        .map { Judgement(decision: $0, backend: backend, masquerade: own) }
     }
+    judgement.sourcePod = tables.policies.pod(source)
+    judgement.destinationPod = tables.policies.pod(target)
+    if let problem = policyProblem(
+      source: source, sourcePod: judgement.sourcePod, destination: target, destinationPod: judgement.destinationPod,
+      transport: tail.transport, port: port, tables)
+    {
+      drop(index, problem, batch)
+      return nil
+    }
+    guard
+      let decision = route(
+        index, source: judgement.masquerade ?? source, destination: target, isTranslated: judgement.backend != 0,
+        &batch, tables)
+    else { return nil }
+    judgement.decision = decision
+    return judgement
   }
 
   /// Whether a first packet may pass at all. Where not, it was dropped or answered.

@@ -6,18 +6,14 @@ extension Core {
     if admit(index, hop, &batch, tables) { dispatch(index, hop, &batch, tables) }
   }
 
-  /// Whether a packet can leave by a hop now: the neighbour is known, the time to live is not at its end, and the link can
-  /// carry it. Where it cannot, it waits or its sender is told, with the packet as it came in.
+  /// Whether a packet can leave by a hop: the time to live is not at its end, and the link can carry it. Where it cannot,
+  /// its sender is told, with the packet as it came in.
   @inline(__always)
   mutating func admit(
     _ index: Int, _ hop: HopIndex, _ batch: inout FrameBatch, _ tables: borrowing Tables
   ) -> Bool {
     let context = contexts[index]
     let number = Int(hop)
-    if tables.hops.records[number].neighbour != NeighbourState.resolved.rawValue {
-      awaitNeighbour(index, hop, &batch, tables)
-      return false
-    }
     guard context.timeToLive > 1 || context.flags.contains(.originated) else {
       timeExceeded(index, &batch, tables)
       return false
@@ -36,12 +32,16 @@ extension Core {
     return true
   }
 
-  /// Counts down the time to live, puts the hop's headers in front and lists the packet for its port.
+  /// Counts down the time to live, puts the hop's headers in front and lists the packet for its port. Where the
+  /// neighbour's address is not known yet, the packet waits, as it is.
   @inline(__always)
   mutating func dispatch(_ index: Int, _ hop: HopIndex, _ batch: inout FrameBatch, _ tables: borrowing Tables) {
     let context = contexts[index]
     let number = Int(hop)
     contexts[index].hop = hop
+    if tables.hops.records[number].neighbour != NeighbourState.resolved.rawValue {
+      return awaitNeighbour(index, hop, &batch, tables)
+    }
     if !context.flags.contains(.originated) {
       countDown(batch[index].octets, context)
       record(.timeToLive(Int(context.timeToLive) - 1))
@@ -231,7 +231,6 @@ extension Core {
     }
     requests.add(.resolve(hop & ~1))
     record(.queued(neighbour: tables.hop(hop)?.neighbour))
-    contexts[index].hop = hop
     let serial = tables.hops.records[Int(hop)].serial
     if !waiting.hold(batch[index], contexts[index], for: .neighbour(hop), at: now, hopSerial: serial) {
       drop(index, .neighbourPending, batch)

@@ -58,6 +58,10 @@ public enum DropReason: UInt8, CaseIterable, Sendable {
   case noFreePort
   case flowTableFull
 
+  // Policy.
+  case policyEgress
+  case policyIngress
+
   // Fragments.
   case fragmentOverlap
   case fragmentInvalid
@@ -131,6 +135,8 @@ extension DropReason {
     case .sourceRange: "a client outside of the load balancer's source ranges"
     case .noFreePort: "no port left to masquerade with"
     case .flowTableFull: "no room to remember a translation"
+    case .policyEgress: "no policy lets the source send this"
+    case .policyIngress: "no policy lets the destination receive this"
     case .fragmentOverlap: "a fragment that overlaps another"
     case .fragmentInvalid: "a fragment with an impossible offset or length"
     case .fragmentNoFirst: "a fragment whose first one did not come"

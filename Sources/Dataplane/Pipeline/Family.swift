@@ -84,6 +84,10 @@ struct Family<Key: FlowKey>: ~Copyable {
       flows.removeConnection(of: slot.key)
       return slot.isReply ? drop(index, .noEndpoint, &core, batch) : -1
     }
+    if !flows.isPolicyCurrent(position, tables.policies), let problem = reviewPolicy(position, core, tables) {
+      flows.removeConnection(of: slot.key)
+      return drop(index, problem, &core, batch)
+    }
     let key = slot.key
     if let problem = core.sourceProblem(key.sourceAddress, core.contexts[index], tables) {
       flows.removeConnection(of: key)
@@ -104,6 +108,25 @@ struct Family<Key: FlowKey>: ~Copyable {
     if !slot.isReply { place = flows.rezone(position, decision.zone) }
     flows.settle(place, decision.hop, decision.route, tables)
     return place
+  }
+
+  /// Asks the policies again about an established connection; nil: they still let it be.
+  private func reviewPolicy(
+    _ position: Int, _ core: borrowing Core, _ tables: borrowing Tables
+  ) -> DropReason? {
+    let connection = flows.connections.places[Int(flows.table.slots[position].connection)]
+    let source = connection.forward.sourceAddress
+    let destination = connection.reply.sourceAddress
+    let sourcePod = tables.policies.pod(source)
+    let destinationPod = tables.policies.pod(destination)
+    if let problem = core.policyProblem(
+      source: source, sourcePod: sourcePod, destination: destination, destinationPod: destinationPod,
+      transport: connection.forward.tail.transport, port: connection.reply.tail.sourcePort, tables)
+    {
+      return problem
+    }
+    flows.setPods(position, sourcePod, destinationPod, tables.policies)
+    return nil
   }
 
   private func drop(_ index: Int, _ reason: DropReason, _ core: inout Core, _ batch: borrowing FrameBatch) -> Int {
@@ -146,6 +169,7 @@ struct Family<Key: FlowKey>: ~Copyable {
     }
     decideReply(reply, to: key.sourceAddress, tables)
     let position = flows.table.find(key, core.contexts[index].hash)
+    flows.setPods(position, judgement.sourcePod, judgement.destinationPod, tables.policies)
     if judgement.backend != 0 {
       flows.setBackend(
         position, judgement.backend, generation: tables.services.backends[Int(judgement.backend)].generation)

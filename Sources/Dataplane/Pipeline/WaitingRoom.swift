@@ -108,7 +108,7 @@ struct WaitingRoom: ~Copyable {
         if !record.inUse || record.serial != place.hopSerial || record.neighbour == NeighbourState.failed.rawValue {
           outcome = .timedOut(.neighbourUnreachable)
         } else if record.neighbour == NeighbourState.resolved.rawValue {
-          outcome = place.context.flags.isDisjoint(with: [.originated, .icmpError]) ? .read : .send
+          outcome = .send
         } else if place.deadline <= now {
           outcome = .timedOut(.neighbourUnreachable)
         } else {

@@ -25,6 +25,11 @@ struct Connection<Key: FlowKey>: BitwiseCopyable {
   /// The endpoint of a service that it was given, and its generation then; 0: none.
   var backend: BackendIndex
   var backendGeneration: UInt32
+  /// The pods whose policies were asked, and their generations then; 0: none.
+  var sourcePod: UInt32
+  var sourceGeneration: UInt32
+  var destinationPod: UInt32
+  var destinationGeneration: UInt32
   /// Seconds of the pipeline's clock.
   var created: UInt32
   /// The neighbours in the timer wheel's list, or in the list of free places.
@@ -45,6 +50,10 @@ struct Connection<Key: FlowKey>: BitwiseCopyable {
     replyGeneration = 0
     backend = 0
     backendGeneration = 0
+    sourcePod = 0
+    sourceGeneration = 0
+    destinationPod = 0
+    destinationGeneration = 0
     next = 0
     previous = 0
     bucket = 0

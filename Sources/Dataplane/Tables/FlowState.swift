@@ -53,6 +53,22 @@ struct FlowState<Key: FlowKey>: ~Copyable {
     connections.places[index].backendGeneration = generation
   }
 
+  /// Notes which pods' policies let the connection be.
+  func setPods(_ position: Int, _ source: UInt32, _ destination: UInt32, _ policies: borrowing PolicyTable) {
+    let index = Int(table.slots[position].connection)
+    connections.places[index].sourcePod = source
+    connections.places[index].sourceGeneration = policies.records[Int(source)].generation
+    connections.places[index].destinationPod = destination
+    connections.places[index].destinationGeneration = policies.records[Int(destination)].generation
+  }
+
+  /// Whether the policies that let the connection be are still the same.
+  func isPolicyCurrent(_ position: Int, _ policies: borrowing PolicyTable) -> Bool {
+    let connection = connections.places[Int(table.slots[position].connection)]
+    return policies.records[Int(connection.sourcePod)].generation == connection.sourceGeneration
+      && policies.records[Int(connection.destinationPod)].generation == connection.destinationGeneration
+  }
+
   /// Whether the endpoint of the connection is still the one it was given. TCP and SCTP connections stay with an endpoint
   /// that is no longer offered; UDP must not (KP-51).
   func isBackendCurrent(_ position: Int, _ backends: borrowing Memory<BackendRecord>) -> Bool {

@@ -50,6 +50,14 @@ public struct Settings: Sendable, Equatable {
   /// The source ports of masqueraded connections: none that the host itself gives out (Linux: 32768 to 60999).
   public var masqueradePorts: ClosedRange<UInt16> = 61000...65535
 
+  /// What masqueraded connections of a family come from; nil: the node has no address of it.
+  public func nodeAddress(_ family: IPFamily) -> IPAddress? {
+    switch family {
+    case .ipv4: nodeAddress4.map { .v4($0) }
+    case .ipv6: nodeAddress6.map { .v6($0) }
+    }
+  }
+
   /// Seconds that a flow may be silent.
   public struct Timeouts: Sendable, Equatable {
     public var tcpEstablished: UInt32 = 86400
@@ -77,6 +85,7 @@ public struct Tables: ~Copyable {
   /// The gateway addresses that the data plane itself answers for: 169.254.1.1 and the link-local one (NODE-1).
   var gatewayAddresses = AddressTable()
   var services = ServiceTable()
+  var policies = PolicyTable()
   /// The addresses that NodePorts are served on (KP-23).
   var nodePortAddresses = AddressTable()
   /// Tunnel peers: address to place in `peers`.
@@ -199,4 +208,29 @@ extension Tables {
   public mutating func addNodePortAddress(_ address: IPAddress) { nodePortAddresses.insert(address, value: 0) }
 
   public mutating func removeNodePortAddress(_ address: IPAddress) { nodePortAddresses.remove(address) }
+}
+
+extension Tables {
+  /// Says what policy holds for the pod that has an address, wherever it runs. Its flows are decided anew.
+  public mutating func setPodPolicy(_ address: IPAddress, _ policy: PodPolicy) {
+    policies.setPod(address, policy)
+    advanceEpoch()
+  }
+
+  public mutating func removePodPolicy(_ address: IPAddress) {
+    policies.removePod(address)
+    advanceEpoch()
+  }
+
+  /// Makes the rules of a group these, and has the flows of the pods that have them, by address, be decided anew.
+  public mutating func setPolicyGroup(_ group: PolicyGroupIndex, _ entries: Set<PolicyEntry>, pods: [IPAddress]) {
+    policies.setGroup(group, entries)
+    for address in pods { policies.touch(address) }
+    advanceEpoch()
+  }
+
+  /// Takes a block that rules name into use. Counted; addresses belong to the longest block in use.
+  public mutating func usePolicyBlock(_ prefix: IPPrefix) { policies.useBlock(prefix) }
+
+  public mutating func giveUpPolicyBlock(_ prefix: IPPrefix) { policies.giveUpBlock(prefix) }
 }
