@@ -22,6 +22,7 @@ public final class NodeCompiler {
   public private(set) var attachments: [ObjectKey: PodAttachment] = [:]
 
   private var services = ServiceCompiler()
+  private var policies: PolicyCompiler
 
   // What is noted for the next commit.
   var dirtyRoutes: Set<IPPrefix> = []
@@ -46,6 +47,7 @@ public final class NodeCompiler {
   public init(node name: String, derivesNeighbours: Bool = false) {
     node = ObjectKey(.node, name: name)
     self.derivesNeighbours = derivesNeighbours
+    policies = PolicyCompiler(node: name)
   }
 
   /// This node's own object, where there is one.
@@ -103,7 +105,9 @@ public final class NodeCompiler {
 
   private func enter(_ resource: Resource) {
     switch resource {
-    case .pod(let pod): claim(pod)
+    case .pod(let pod):
+      claim(pod)
+      policies.note(pod: pod.key)
     case .node(let node): claim(node)
     case .ipPool, .nodeConfiguration: isEverythingDirty = true
     case .namespace, .networkPolicy, .service, .endpointSlice: break
@@ -112,7 +116,9 @@ public final class NodeCompiler {
 
   private func withdraw(_ resource: Resource?) {
     switch resource {
-    case .pod(let pod): disclaim(pod)
+    case .pod(let pod):
+      disclaim(pod)
+      policies.note(pod: pod.key)
     case .node(let node): disclaim(node)
     case .ipPool, .nodeConfiguration: isEverythingDirty = true
     case .namespace, .networkPolicy, .service, .endpointSlice, nil: break
@@ -188,6 +194,8 @@ public final class NodeCompiler {
   /// Brings the tables up to date.
   public func commit(to tables: inout Tables) {
     if isEverythingDirty { noteEverything(&tables) }
+    // NP-9: a pod is isolated before anything can reach it.
+    policies.commit(to: &tables, state)
     refreshAttachments()
     commitPods(to: &tables)
     commitPeers(to: &tables)

@@ -84,7 +84,7 @@ struct PolicyTable: ~Copyable {
   private var blocks = AddressTable()
   private var blockLengths4 = PrefixLengths()
   private var blockLengths6 = PrefixLengths()
-  private var blockNumbers: [IPPrefix: (number: UInt32, users: Int)] = [:]
+  private var blockNumbers: [IPPrefix: UInt32] = [:]
   private var freeBlocks: [UInt32] = []
 
   /// Who is in each group's entries, so that they can be changed one by one.
@@ -187,7 +187,7 @@ struct PolicyTable: ~Copyable {
     case .any: peer = 0
     case .identity(let identity): peer = identity
     case .block(let prefix):
-      guard let number = blockNumbers[prefix]?.number else { return }
+      guard let number = blockNumbers[prefix] else { preconditionFailure("\(prefix) is not in use") }
       peer = number | PolicyTable.blockFlag
     }
     let high = UInt64(group) << 32 | UInt64(peer)
@@ -204,14 +204,11 @@ struct PolicyTable: ~Copyable {
     if lengthCounts[length] > 0 || length == 0 { lengths |= 1 << UInt32(length) } else { lengths &= ~(1 << UInt32(length)) }
   }
 
-  /// Takes a block into use, so that addresses in it are told apart from others. Counted.
+  /// Takes a block into use, so that addresses in it are told apart from others.
   mutating func useBlock(_ prefix: IPPrefix) {
-    if let known = blockNumbers[prefix] {
-      blockNumbers[prefix] = (known.number, known.users + 1)
-      return
-    }
+    guard blockNumbers[prefix] == nil else { return }
     let number = freeBlocks.popLast() ?? UInt32(blockNumbers.count + 1)
-    blockNumbers[prefix] = (number, 1)
+    blockNumbers[prefix] = number
     switch prefix {
     case .v4(let p):
       blocks.insert(0, UInt64(p.address.rawValue), tag: 0x400 | UInt32(p.length), value: number)
@@ -222,14 +219,10 @@ struct PolicyTable: ~Copyable {
     }
   }
 
+  /// Takes a block out of use, which no group's entries may name any more.
   mutating func giveUpBlock(_ prefix: IPPrefix) {
-    guard let known = blockNumbers[prefix] else { return }
-    guard known.users == 1 else {
-      blockNumbers[prefix] = (known.number, known.users - 1)
-      return
-    }
-    blockNumbers[prefix] = nil
-    freeBlocks.append(known.number)
+    guard let number = blockNumbers.removeValue(forKey: prefix) else { return }
+    freeBlocks.append(number)
     let isLast = !blockNumbers.keys.contains { $0.family == prefix.family && $0.length == prefix.length }
     switch prefix {
     case .v4(let p):
@@ -240,6 +233,4 @@ struct PolicyTable: ~Copyable {
       if isLast { blockLengths6.set(p.length, false) }
     }
   }
-
-  var blocksInUse: Dictionary<IPPrefix, (number: UInt32, users: Int)>.Keys { blockNumbers.keys }
 }

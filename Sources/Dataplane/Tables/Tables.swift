@@ -229,8 +229,9 @@ extension Tables {
     advanceEpoch()
   }
 
-  /// Takes a block that rules name into use. Counted; addresses belong to the longest block in use.
+  /// Takes a block that rules name into use: addresses belong to the longest block in use.
   public mutating func usePolicyBlock(_ prefix: IPPrefix) { policies.useBlock(prefix) }
 
+  /// Takes a block out of use that no group names any more.
   public mutating func giveUpPolicyBlock(_ prefix: IPPrefix) { policies.giveUpBlock(prefix) }
 }
