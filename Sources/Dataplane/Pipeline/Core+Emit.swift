@@ -71,20 +71,8 @@ extension Core {
   mutating func push(
     _ frame: inout Frame, _ number: Int, _ context: PacketContext, _ tables: borrowing Tables
   ) {
-    let template = tables.hops.records[number].template.words
     frame.push(HopRecord.templateSize)
-    let octets = frame.octets
-    octets[u64Native: 0] = template.0
-    octets[u64Native: 8] = template.1
-    octets[u64Native: 16] = template.2
-    octets[u64Native: 24] = template.3
-    octets[u64Native: 32] = template.4
-    octets[u64Native: 40] = template.5
-    octets[u64Native: 48] = template.6
-    octets[u64Native: 56] = template.7
-    octets[u64Native: 64] = template.8
-    octets[u64Native: 72] = template.9
-    octets[u64Native: 80] = template.10
+    frame.octets.store(tables.hops.records[number].template, 0)
     frame.pull(HopRecord.templateSize &- Int(tables.hops.records[number].length))
     let encapsulation = tables.hops.records[number].encapsulation
     if encapsulation != Encapsulation.none.rawValue {

@@ -82,14 +82,16 @@ extension Pipeline {
 
     let fragmentField = octets[u16: 6]
     let transportProtocol = octets[9]
-    core.contexts[index].length = UInt32(truncatingIfNeeded: total)
-    core.contexts[index].transport = UInt16(truncatingIfNeeded: headerLength)
-    core.contexts[index].trafficClass = octets[1]
-    core.contexts[index].timeToLive = octets[8]
-    core.contexts[index].transportProtocol = transportProtocol
-    core.contexts[index].flags.remove(.ipv6)
-    if fragmentField & 0x4000 != 0 { core.contexts[index].flags.insert(.dontFragment) }
-    if headerLength > IPv4Header.length { core.contexts[index].flags.insert(.hasOptions) }
+    var context = core.contexts[index]
+    context.length = UInt32(truncatingIfNeeded: total)
+    context.transport = UInt16(truncatingIfNeeded: headerLength)
+    context.trafficClass = octets[1]
+    context.timeToLive = octets[8]
+    context.transportProtocol = transportProtocol
+    context.flags.remove(.ipv6)
+    if fragmentField & 0x4000 != 0 { context.flags.insert(.dontFragment) }
+    if headerLength > IPv4Header.length { context.flags.insert(.hasOptions) }
+    core.contexts[index] = context
     let addresses = octets[u64Native: 12]
 
     if core.ingressRecord.role == PortRole.underlay.rawValue, core.contexts[index].tunnel == 0,
