@@ -14,7 +14,7 @@ extension Core {
     guard isOriginated || context.timeToLive > 1 else { return timeExceeded(index, &batch, tables) }
     var frame = batch[index]
     var mtu = tables.hops.records[number].mtu
-    if hopStates[number].learnedMTU != 0 { mtu = learnedMTU(number, mtu) }
+    if hopStates[number].learnedMTU != 0 { mtu = learnedMTU(number, mtu, tables) }
     let size = frame.segmentation == .none ? context.length : segmentLength(frame, context)
     guard size <= mtu else { return tooBig(index, hop, mtu: mtu, &batch, tables) }
     guard frame.headroom >= HopRecord.templateSize else { return drop(index, .noHeadroom, batch) }
@@ -83,7 +83,7 @@ extension Core {
     let network = octets.dropping(EthernetHeader.length)
     let trafficClass = options.contains(.pipeDSCP) ? context.trafficClass & 3 : context.trafficClass
     let timeToLive = context.timeToLive &- (context.flags.contains(.originated) ? 0 : 1)
-    let segments = frame.segmentation == .none ? 1 : segmentCount(frame, context)
+    let segments = frame.segmentation == .none ? 1 : segmentCount(frame, context, pushed: Int(tables.hops.records[number].length))
     let transport: Int
     if tables.hops.records[number].outerIPv6 {
       transport = IPv6Header.length
@@ -169,7 +169,6 @@ extension Core {
     let transport = Int(context.transport)
     guard frame.segmentation != .udp else { return transport + UDPHeader.length }
     let octets = frame.octets
-    // The frame may stand at its network-layer header or at the link layer pushed before it; only the former is used.
     guard transport + TCPHeader.length <= octets.count else { return transport + TCPHeader.length }
     return transport + Int(octets[transport + 12] >> 4) * 4
   }
@@ -179,14 +178,19 @@ extension Core {
     min(context.length, UInt32(segmentHeaders(frame, context)) + UInt32(frame.segmentSize))
   }
 
-  private func segmentCount(_ frame: Frame, _ context: PacketContext) -> Int {
-    let payload = max(0, Int(context.length) - Int(context.transport) - 20)
+  /// The number of segments of a super-frame before which `pushed` octets of headers stand by now.
+  private func segmentCount(_ frame: Frame, _ context: PacketContext, pushed: Int) -> Int {
+    var inner = frame
+    inner.pull(pushed)
+    let payload = max(0, Int(context.length) - segmentHeaders(inner, context))
     return max(1, (payload + Int(frame.segmentSize) - 1) / max(1, Int(frame.segmentSize)))
   }
 
   /// The largest inner packet of a hop whose path taught a smaller one than its link has.
-  private mutating func learnedMTU(_ number: Int, _ mtu: UInt32) -> UInt32 {
-    guard hopStates[number].learnedUntil > second else {
+  private mutating func learnedMTU(_ number: Int, _ mtu: UInt32, _ tables: borrowing Tables) -> UInt32 {
+    guard hopStates[number].learnedUntil > second,
+      hopStates[number].learnedSerial == tables.hops.records[number].serial
+    else {
       hopStates[number].learnedMTU = 0
       return mtu
     }
@@ -207,7 +211,7 @@ extension Core {
     }
     requests.add(.resolve(hop & ~1))
     record(.queued(neighbour: tables.hop(hop)?.neighbour))
-    if !waiting.hold(batch[index], contexts[index], for: .neighbour(hop), at: now) {
+    if !waiting.hold(batch[index], contexts[index], for: .neighbour(hop), at: now, hopSerial: tables.hops.records[Int(hop)].serial) {
       drop(index, .neighbourPending, batch)
     }
   }

@@ -102,6 +102,7 @@ extension Core {
       for record in Int(hop)...Int(hop) + 1 where mtu < tables.hops.records[record].mtu {
         hopStates[record].learnedMTU = mtu
         hopStates[record].learnedUntil = second &+ tables.settings.pathMTULifetime
+        hopStates[record].learnedSerial = tables.hops.records[record].serial
       }
       requests.add(.pathMTU(hop, Int(mtu)))
       message = .tooBig(mtu)

@@ -72,6 +72,8 @@ struct HopState: BitwiseCopyable {
   var learnedMTU: UInt32
   /// The second when what was learned is forgotten (RFC 1191, section 6.3).
   var learnedUntil: UInt32
+  /// Which hop taught it: places of hops are used again.
+  var learnedSerial: UInt32
 }
 
 /// Limits how many error messages go out (TUN-7; RFC 1812, section 4.3.2.8).

@@ -42,6 +42,8 @@ struct HopRecord: BitwiseCopyable {
   var options: HopOptions
   /// Folded sum of the outer IPv4 header as in the template.
   var headerSum: UInt16
+  /// Which of the hops that had this place in turn.
+  var serial: UInt32
   /// The VNI or GRE key, for display.
   var identifier: UInt32
   var template: Template
