@@ -43,6 +43,10 @@ let package = Package(
     .target(name: "Datastore", dependencies: ["Model", "CLinux", "Yams"], swiftSettings: strict),
     .target(name: "Compiler", dependencies: ["Model", "Dataplane", "Addresses"], swiftSettings: strict),
 
+    .target(
+      name: "Replay", dependencies: ["Datastore", "Compiler", "Ports", "Model", "Dataplane", "Addresses"],
+      swiftSettings: strict),
+
     // The machine.
     .target(name: "Node", dependencies: ["Addresses", "CNetlink", "CLinux"], swiftSettings: strict),
     .target(
@@ -51,7 +55,7 @@ let package = Package(
     .executableTarget(name: "benchprobe", dependencies: ["Bench"], swiftSettings: strict),
     .target(name: "Lab", dependencies: ["Addresses", "CLinux"], swiftSettings: strict),
     .executableTarget(name: "lab-probe", dependencies: ["Lab"], swiftSettings: strict),
-    .executableTarget(name: "kalsae", dependencies: ["Agent", "Lab", argumentParser], swiftSettings: strict),
+    .executableTarget(name: "kalsae", dependencies: ["Agent", "Replay", "Lab", argumentParser], swiftSettings: strict),
 
     .testTarget(name: "AddressesTests", dependencies: ["Addresses"], swiftSettings: strict),
     .testTarget(name: "DataplaneTests", dependencies: ["Dataplane", "CDataplane", "Addresses"], swiftSettings: strict),
@@ -60,6 +64,7 @@ let package = Package(
     .testTarget(name: "ModelTests", dependencies: ["Model", "Datastore"], swiftSettings: strict),
     .testTarget(name: "DatastoreTests", dependencies: ["Datastore"], swiftSettings: strict),
     .testTarget(name: "CompilerTests", dependencies: ["Compiler"], swiftSettings: strict),
+    .testTarget(name: "ReplayTests", dependencies: ["Replay"], swiftSettings: strict),
     .testTarget(name: "LiveTests", dependencies: ["Lab", "Addresses", "lab-probe"], swiftSettings: strict),
   ]
 )
