@@ -130,7 +130,7 @@ public final class Cluster: Sendable {
     try pod.namespace.ip(
       "link set eth0 up", "addr replace \(pod.ipv4)/32 dev eth0", "addr replace \(pod.ipv6)/128 dev eth0 nodad",
       "route replace \(Self.gateway4) dev eth0 scope link", "route replace default via \(Self.gateway4) dev eth0",
-      "-6 route replace default via \(Self.gateway6) dev eth0")
+      "route replace ::/0 via \(Self.gateway6) dev eth0")
   }
 
   // MARK: Manifests
@@ -281,5 +281,7 @@ public final class Cluster: Sendable {
     }
   }
 
-  public func forgetPaths(of pod: Pod) throws { try pod.namespace.ip("route flush cache", "-6 route flush cache") }
+  public func forgetPaths(of pod: Pod) throws { 
+    for family in ["-4", "-6"] { try pod.namespace.run("ip", family, "route", "flush", "cache").check() }
+  }
 }

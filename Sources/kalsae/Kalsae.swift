@@ -21,7 +21,9 @@ struct Kalsae: ParsableCommand {
         130 ended by Ctrl-C
       """,
     version: version,
-    subcommands: [ReplayCommand.self])
+    subcommands: [
+      DemoCommand.self, RunCommand.self, GetCommand.self, DropsCommand.self, FlowsCommand.self, ReplayCommand.self,
+    ])
 
   static let version = "0.1.0"
 
