@@ -31,13 +31,25 @@ public final class Cluster: Sendable {
   public struct NodePlan: Sendable {
     public var name: String
     public var pods: [Attachment]
-    /// Whether Kalsae runs on it; else it is a place for other software, and has no pods.
+    /// Whether Kalsae runs on it.
     public var runsAgent: Bool
+    /// Whether its namespace has the node's address.
+    public var hasAddress: Bool
 
-    public init(_ name: String, pods: [Attachment] = [.veth, .tap], runsAgent: Bool = true) {
+    public init(_ name: String, pods: [Attachment] = [.veth, .tap]) {
       self.name = name
       self.pods = pods
-      self.runsAgent = runsAgent
+      runsAgent = true
+      hasAddress = true
+    }
+
+    /// A node where other software than Kalsae does the work. `hasAddress`: it runs in the node's namespace; else behind
+    /// it, on a machine of its own.
+    public static func foreign(_ name: String, hasAddress: Bool = true) -> NodePlan {
+      var plan = NodePlan(name, pods: [])
+      plan.runsAgent = false
+      plan.hasAddress = hasAddress
+      return plan
     }
   }
 
@@ -77,6 +89,8 @@ public final class Cluster: Sendable {
   public var pods: [Pod] { nodes.flatMap(\.pods) }
   /// The directory of the manifests.
   public let state: String
+  /// The router between the nodes, where they are in networks of their own.
+  public let router: Namespace?
   private let folder: String
   private let program: String
   private let underlayMTU: Int
@@ -84,7 +98,11 @@ public final class Cluster: Sendable {
   /// Makes namespaces, links and manifests; no agent runs yet.
   ///
   /// - Parameter program: the path of `kalsae`.
-  public init(lab: Lab, program: String, plans: [NodePlan], underlayMTU: Int = 1500) throws {
+  /// - Parameter routedMTU: not nil: the nodes are in networks of their own with a router between them, and the second
+  ///   node's network has this MTU.
+  public init(
+    lab: Lab, program: String, plans: [NodePlan], underlayMTU: Int = 1500, routedMTU: Int? = nil
+  ) throws {
     guard plans.count == 2 else { throw LabError.invalid("a cluster has two nodes here, not \(plans.count)") }
     self.lab = lab
     self.program = program
@@ -103,15 +121,34 @@ public final class Cluster: Sendable {
           ipv6: IPv6Address("fd00:10:244:\(number)::\(2 + position)")!)
       }
       return Node(
-        name: "node-\(plan.name)", namespace: namespace, ipv4: IPv4Address(10, 0, 0, UInt8(number + 1)),
-        ipv6: IPv6Address("fd00::\(number + 1)")!, block4: IPPrefix("10.244.\(number).0/24")!,
+        name: "node-\(plan.name)", namespace: namespace,
+        ipv4: IPv4Address(10, 0, routedMTU == nil ? 0 : UInt8(number), UInt8(number + 1)),
+        ipv6: IPv6Address(routedMTU == nil ? "fd00::\(number + 1)" : "fd00:\(number)::\(number + 1)")!, block4: IPPrefix("10.244.\(number).0/24")!,
         block6: IPPrefix("fd00:10:244:\(number)::/64")!, pods: pods, runsAgent: plan.runsAgent)
     }
-    let ends = nodes.map { node in
+    let ends = zip(nodes, plans).map { node, plan in
       Endpoint(
-        node.namespace, "eth0", mtu: underlayMTU, addresses: ["\(node.ipv4)/24", "\(node.ipv6)/64"])
+        node.namespace, "eth0", mtu: underlayMTU,
+        addresses: plan.hasAddress ? ["\(node.ipv4)/24", "\(node.ipv6)/64"] : [])
     }
-    try lab.veth(ends[0], ends[1])
+    if let routedMTU {
+      let router = try lab.namespace("router")
+      self.router = router
+      try router.setForwarding(true)
+      for (number, end) in ends.enumerated() {
+        var near = end
+        if number == 1 { near.mtu = routedMTU }
+        try lab.veth(
+          near,
+          Endpoint(
+            router, "eth\(number)", mtu: near.mtu, addresses: ["10.0.\(number).254/24", "fd00:\(number)::fe/64"]))
+        try end.namespace.addRoute("default via 10.0.\(number).254")
+        try end.namespace.addRoute("::/0 via fd00:\(number)::fe")
+      }
+    } else {
+      router = nil
+      try lab.veth(ends[0], ends[1])
+    }
     for node in nodes {
       for pod in node.pods where pod.attachment == .veth {
         try lab.veth(

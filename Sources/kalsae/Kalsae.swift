@@ -23,6 +23,7 @@ struct Kalsae: ParsableCommand {
     version: version,
     subcommands: [
       DemoCommand.self, RunCommand.self, GetCommand.self, DropsCommand.self, FlowsCommand.self, ReplayCommand.self,
+      TraceCommand.self,
     ])
 
   static let version = "0.1.0"

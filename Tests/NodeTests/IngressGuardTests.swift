@@ -1,6 +1,8 @@
 import Addresses
+import Dataplane
 import Glibc
 import Lab
+import Ports
 import Testing
 
 @testable import Node
@@ -71,6 +73,25 @@ struct IngressGuardTests {
     try guardian.update(PacketClassifier(destinations: [IPPrefix("10.5.0.2/31")!]))
     #expect(try !isRefused(pair, "tcp"))
     #expect(try pair.answersARP())
+  }
+
+  @Test("the data plane's port sees what the guard keeps from the host, and only that")
+  func portSeesAll() throws {
+    let pair = try Pair("port")
+    defer { pair.lab.cleanUp() }
+    let ours = PacketClassifier(localAddresses: [IPAddress("10.5.0.2")!], udpPorts: [81])
+    var options = AFPacketPort.Options.underlay
+    options.namespace = pair.n.path
+    options.filter = try ours.socketFilter()
+    let port = try AFPacketPort(interface: "host0", options: options)
+    let guardian = try IngressGuard(interface: pair.device, classifier: ours, netlink: pair.netlink)
+    #expect(try !isRefused(pair, "udp"))
+    #expect(try isRefused(pair, "tcp"))
+    var batch = FrameBatch()
+    #expect(port.receive(into: &batch) == 2, "the two datagrams to port 81, and neither ARP nor TCP")
+    for i in 0..<batch.count { #expect(batch[i].octets[23] == 17) }
+    port.release(&batch)
+    try guardian.remove()
   }
 
   @Test("filters and clsact of others stay")

@@ -47,8 +47,7 @@ struct AFPacketTests {
     #expect(try line.a.ping("fd01::2", count: 3).isComplete)
     let payload = try Payload(byteCount: 64 << 20)
     for address in [IPAddress.v4(IPv4Address(10, 1, 0, 2)), IPAddress("fd01::2")!] {
-      let result = try line.lab.transfer(payload, from: line.a, to: line.b, address: address)
-      print("AF_PACKET to AF_PACKET:", result)
+      try line.lab.transfer(payload, from: line.a, to: line.b, address: address)
     }
     forwarder.stop()
     #expect(forwarder.superFrames > 100)

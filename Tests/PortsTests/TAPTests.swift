@@ -33,8 +33,7 @@ struct TAPTests {
     #expect(try a.ping("10.2.0.2", count: 3, size: 3000).isComplete)
     let payload = try Payload(byteCount: 64 << 20)
     for address in [IPAddress("10.2.0.2")!, IPAddress("fd02::2")!] {
-      let result = try lab.transfer(payload, from: a, to: b, address: address)
-      print("TAP to TAP:", result)
+      try lab.transfer(payload, from: a, to: b, address: address)
     }
     forwarder.stop()
     #expect(forwarder.superFrames > 100)
@@ -54,8 +53,8 @@ struct TAPTests {
     packet.namespace = f.path
     let forwarder = try Forwarder(tap, try AFPacketPort(interface: "fb", options: packet))
     let payload = try Payload(byteCount: 64 << 20)
-    print("TAP to AF_PACKET:", try lab.transfer(payload, from: a, to: b, address: IPAddress("10.3.0.2")!))
-    print("AF_PACKET to TAP:", try lab.transfer(payload, from: b, to: a, address: IPAddress("10.3.0.1")!))
+    try lab.transfer(payload, from: a, to: b, address: IPAddress("10.3.0.2")!)
+    try lab.transfer(payload, from: b, to: a, address: IPAddress("10.3.0.1")!)
     forwarder.stop()
     #expect(forwarder.superFrames > 100)
   }
