@@ -163,7 +163,7 @@ public final class Cluster: Sendable {
   }
 
   /// Gives a pod's device its addresses and routes, as a CNI plugin would (NODE-1).
-  private func configure(_ pod: Pod) throws {
+  public func configure(_ pod: Pod) throws {
     try pod.namespace.ip(
       "link set eth0 up", "addr replace \(pod.ipv4)/32 dev eth0", "addr replace \(pod.ipv6)/128 dev eth0 nodad",
       "route replace \(Self.gateway4) dev eth0 scope link", "route replace default via \(Self.gateway4) dev eth0",
@@ -195,12 +195,14 @@ public final class Cluster: Sendable {
           name: \(node.name)
           annotations:
             projectcalico.org/IPv4Address: \(node.ipv4)/24
+            projectcalico.org/IPv6Address: \(node.ipv6)/64
         spec:
           podCIDR: \(node.block4)
           podCIDRs: ["\(node.block4)", "\(node.block6)"]
         status:
           addresses:
             - {type: InternalIP, address: \(node.ipv4)}
+            - {type: InternalIP, address: "\(node.ipv6)"}
 
         """)
     }
