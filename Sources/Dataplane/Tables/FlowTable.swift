@@ -30,6 +30,12 @@ struct FlowSlot<Key: FlowKey>: BitwiseCopyable {
 
   var packets: UInt64 { UInt64(packetsHigh) << 32 | UInt64(packetsLow) }
 
+  mutating func resetCounts() {
+    octets = 0
+    packetsLow = 0
+    packetsHigh = 0
+  }
+
   @inline(__always)
   mutating func count(octets length: UInt32) {
     octets &+= UInt64(length)
