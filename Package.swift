@@ -57,8 +57,11 @@ let package = Package(
     .testTarget(name: "DataplaneTests", dependencies: ["Dataplane", "CDataplane", "Addresses"], swiftSettings: strict),
     .testTarget(name: "PortsTests", dependencies: ["Ports", "Lab"], swiftSettings: strict),
     .testTarget(name: "NodeTests", dependencies: ["Node", "Lab"], swiftSettings: strict),
-    .testTarget(name: "ModelTests", dependencies: ["Model", "Datastore"], swiftSettings: strict),
+    .testTarget(name: "ModelTests", dependencies: ["Model", "Datastore", "Reference"], swiftSettings: strict),
     .testTarget(name: "DatastoreTests", dependencies: ["Datastore"], swiftSettings: strict),
+    // What the rules say of services and policies, slowly and obviously; the compiled tables are held against it.
+    .target(name: "Reference", dependencies: ["Model"], path: "Tests/Support/Reference", swiftSettings: strict),
+    .testTarget(name: "ReferenceTests", dependencies: ["Reference"], swiftSettings: strict),
     .testTarget(name: "CompilerTests", dependencies: ["Compiler"], swiftSettings: strict),
     .testTarget(name: "LiveTests", dependencies: ["Lab", "Addresses", "lab-probe"], swiftSettings: strict),
   ]
