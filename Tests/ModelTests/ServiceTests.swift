@@ -127,7 +127,7 @@ private func service(_ spec: String, metadata: String = "name: web", status: Str
     arguments: [
       ("", "spec.ports: must not be empty; give the service at least one port, or set clusterIP to \"None\""),
       ("ports: []", "spec.ports: must not be empty"),
-      ("ports: [{port: 80}, {name: b, port: 81}]", "spec.ports[0].name: is missing; a service with several ports needs a name"),
+      ("ports: [{port: 80}, {name: b, port: 81}]", "spec.ports[0].name: is missing; a service with several"),
       (
         "ports: [{name: a, port: 80}, {name: a, port: 81}]",
         "spec.ports[1].name: \"a\" is the name of spec.ports[0] already; choose another"
