@@ -1,1 +1,244 @@
-// Placeholder until the room's first file.
+import Addresses
+import CLinux
+import Compiler
+import Dataplane
+import Datastore
+import Glibc
+public import Logging
+import Model
+import Node
+import Ports
+
+/// A node's daemon: makes the machine and the tables be as the manifests say, and keeps them so.
+///
+/// All of it but the worker runs on the thread that calls `run`: there it waits for manifests that change, for what the
+/// kernel tells about devices, addresses, routes and neighbours, for the worker's requests, for signals and for clients
+/// of the local API; what they change is noted, and `settle` brings everything up to date.
+public final class Agent {
+  let configuration: AgentConfiguration
+  var log: Logger
+  let source: ManifestDirectory
+  let compiler: NodeCompiler
+  let netlink: Netlink
+  let loop: EventLoop
+  let monitor: NetlinkMonitor
+  let dataPath: DataPath
+  let worker: Worker
+  let serviceManager = ServiceManager()
+  let startTime = kalsae_realtime()
+
+  private let updates: Mailbox<Update>
+  private let requests: Mailbox<ControlRequest>
+  private var watch: DirectoryWatch?
+  private var server: LocalServer?
+  private let signals: Int32
+
+  // What the kernel has told.
+  var links: [Int32: KernelLink] = [:]
+  var addresses: Set<KernelAddress> = []
+  var defaultRoutes: Set<KernelRoute> = []
+
+  // What was made.
+  var underlay: UnderlayPort?
+  var host: HostDevice?
+  var pods: [ObjectKey: PodPort] = [:]
+  var tunnelsSeen: Set<Encapsulation> = []
+  /// The neighbours that the kernel keeps fresh for us, with their devices.
+  var keptNeighbours: [IPAddress: Int32] = [:]
+  var lastAsked: [IPAddress: UInt64] = [:]
+  var restore: [(name: String, value: String)] = []
+
+  /// What keeps things from being as they should be, by what it is about; told once and when it is over.
+  private(set) var troubles: [String: String] = [:]
+  private var needsSettling = true
+  private var exitSignal: Int32 = 0
+
+  /// Reads the manifests and gets hold of what an agent needs; nothing of the machine is changed yet.
+  public init(_ configuration: AgentConfiguration, log: Logger) throws {
+    self.configuration = configuration
+    self.log = log
+    guard geteuid() == 0 else {
+      throw AgentError(
+        .notPermitted,
+        "kalsae run needs root: it opens packet sockets and changes devices and routes; start it as root or with sudo")
+    }
+    source = ManifestDirectory(configuration.stateDirectory)
+    let first: Update
+    do throws(ManifestError) { first = try source.load() } catch {
+      throw AgentError(.configuration, "\(error)")
+    }
+    Agent.report(first, to: log)
+    let state = source.state
+    guard state.node(configuration.node) != nil else {
+      let known = state.nodes.values.map(\.name).sorted()
+      throw AgentError(
+        .configuration,
+        "no Node named '\(configuration.node)' in \(configuration.stateDirectory); "
+          + (known.isEmpty
+            ? "there is none at all: write a Node manifest with its InternalIP and podCIDR"
+            : "--node is one of: \(known.joined(separator: ", "))"))
+    }
+    signals = kalsae_signals_open()
+    guard signals >= 0 else { throw AgentError(.failed, "cannot wait for signals: \(systemErrorText(-signals))") }
+    do {
+      loop = try EventLoop()
+      updates = try Mailbox()
+      requests = try Mailbox(limit: 4096)
+      netlink = try Netlink()
+      monitor = try NetlinkMonitor()
+      let settings = state.settings(ofNode: configuration.node)
+      dataPath = DataPath(workers: 1, flowLimit: max(1024, settings.flowTableSize))
+      worker = try Worker(dataPath.lanes[0], processor: nil) { [requests] in requests.put($0) }
+      worker.busyPoll.store(settings.busyPoll, ordering: .relaxed)
+      if settings.workers > 1 {
+        log.warning("workers: \(settings.workers) is asked for; this version moves all packets in one thread")
+      }
+    } catch let error as NodeError {
+      throw AgentError(Agent.code(error.code), "\(error)")
+    } catch let error as PortError {
+      throw AgentError(Agent.code(error.code), "\(error)")
+    }
+    compiler = NodeCompiler(node: configuration.node)
+    compiler.apply(first.changes)
+  }
+
+  static func code(_ number: Int32) -> AgentError.Code {
+    number == EPERM || number == EACCES ? .notPermitted : .failed
+  }
+
+  /// Runs until SIGTERM or SIGINT and then undoes what was done to the machine. Throws where it cannot start.
+  public func run() throws {
+    // First of all: two agents of one node would fight.
+    let server = try LocalServer(configuration.socketPath, node: configuration.node, loop: loop, log: log) {
+      [unowned self] in answer($0)
+    }
+    self.server = server
+    defer { shutDown() }
+    do {
+      try loop.add(signals) { [unowned self] in takeSignals() }
+      try loop.add(updates.descriptor) { [unowned self] in for update in updates.takeAll() { take(update) } }
+      try loop.add(requests.descriptor) { [unowned self] in take(requests.takeAll()) }
+      try loop.add(monitor.descriptor) { [unowned self] in take(monitor.events()) }
+      try readKernel()
+      try openHost()
+      settle()
+      try worker.start()
+      watch = try source.watch { [updates] in updates.put([$0]) }
+      try server.listen()
+    } catch let error as NodeError {
+      throw AgentError(Agent.code(error.code), "\(error)")
+    } catch let error as PortError {
+      throw AgentError(Agent.code(error.code), "\(error)")
+    } catch let error as ManifestError {
+      throw AgentError(.failed, "\(error)")
+    }
+    log.info("node \(configuration.node): ready; \(summary)")
+    serviceManager.notify("READY=1\nSTATUS=\(summary)")
+    while exitSignal == 0 {
+      loop.run(nanoseconds: timeout)
+      server.expire()
+      if needsSettling || hasMissingPorts { settle() }
+    }
+    log.info("node \(configuration.node): \(exitSignal == SIGINT ? "SIGINT" : "SIGTERM"): giving everything back")
+    serviceManager.notify("STOPPING=1\nSTATUS=giving everything back")
+  }
+
+  /// How long nothing at all may happen: for as long as something is missing, it is looked for again.
+  private var timeout: Int64 {
+    if hasMissingPorts { return 500_000_000 }
+    return server?.hasClients == true ? 1_000_000_000 : -1
+  }
+
+  private var hasMissingPorts: Bool {
+    underlay == nil || compiler.attachments.keys.contains { pods[$0] == nil }
+  }
+
+  var summary: String {
+    "\(pods.count) of \(compiler.attachments.count) pods attached, \(compiler.state.nodes.count) nodes, "
+      + "pod MTU \(compiler.podMTU)" + (troubles.isEmpty ? "" : ", \(troubles.count) problems")
+  }
+
+  // MARK: Events
+
+  private func takeSignals() {
+    while case let number = kalsae_signals_next(signals), number != 0 {
+      if number == SIGHUP { reload() } else { exitSignal = number }
+    }
+  }
+
+  /// Reads the manifests again although nothing is known to have changed, and says how they are.
+  private func reload() {
+    serviceManager.notify("RELOADING=1\nMONOTONIC_USEC=\(kalsae_monotonic() / 1000)")
+    let update = source.refresh()
+    take(update)
+    let problems = source.problems
+    // What is wrong is repeated: whoever asks wants to see it.
+    for problem in problems where !update.problems.contains(problem) { log.error("\(problem)") }
+    settle()
+    log.info("manifests read again: \(update.changes.count) changes, \(problems.count) problems; \(summary)")
+    serviceManager.notify("READY=1\nSTATUS=\(summary)")
+  }
+
+  private static func report(_ update: Update, to log: Logger) {
+    for problem in update.problems { log.error("\(problem)") }
+    for problem in update.resolved { log.notice("resolved: \(problem)") }
+    for notice in update.notices { log.warning("\(notice)") }
+  }
+
+  private func take(_ update: Update) {
+    Agent.report(update, to: log)
+    guard !update.changes.isEmpty else { return }
+    log.info("manifests: \(update.changes.count) changed: \(Agent.names(update.changes))")
+    compiler.apply(update.changes)
+    needsSettling = true
+  }
+
+  private static func names(_ changes: [Change]) -> String {
+    changes.prefix(4).map { "\($0.key)" }.joined(separator: ", ") + (changes.count > 4 ? ", …" : "")
+  }
+
+  func noteChange() { needsSettling = true }
+
+  /// Brings tables, ports and the kernel's routes up to date with all that is known.
+  func settle() {
+    needsSettling = false
+    // Ports give facts that change what is compiled; more than a few turns would be a mistake.
+    for _ in 0..<8 {
+      dataPath.change { compiler.commit(to: &$0) }
+      if settleUnderlay() || settleHost() { continue }
+      if !settlePods() { break }
+    }
+    settleClassifier()
+    settleHostRoutes()
+    settleNeighbours()
+    worker.busyPoll.store(compiler.settings.busyPoll, ordering: .relaxed)
+    worker.waker.wake()
+  }
+
+  // MARK: Troubles
+
+  /// Says what is wrong with something, once.
+  func trouble(_ subject: String, _ text: String, level: Logger.Level = .error) {
+    guard troubles[subject] != text else { return }
+    troubles[subject] = text
+    log.log(level: level, "\(subject): \(text)")
+  }
+
+  /// Says that something is no longer wrong.
+  func clearTrouble(_ subject: String) {
+    if troubles.removeValue(forKey: subject) != nil { log.notice("\(subject): all right now") }
+  }
+
+  // MARK: The end
+
+  private func shutDown() {
+    watch?.stop()
+    worker.stop()
+    for key in Array(pods.keys) { close(pod: key, isGone: false) }
+    closeUnderlay()
+    for address in keptNeighbours.keys { forgetNeighbour(address) }
+    closeHost()
+    for (name, value) in restore.reversed() { Sysctl.write(value, to: name) }
+    server?.close()
+  }
+}

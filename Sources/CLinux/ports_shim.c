@@ -97,6 +97,11 @@ fail:
   return -error;
 }
 
+int kalsae_packet_filter(int fd, const struct sock_filter *filter, uint16_t length) {
+  struct sock_fprog program = {.len = length, .filter = (struct sock_filter *)filter};
+  return setsockopt(fd, SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof program) ? -errno : 0;
+}
+
 int kalsae_packet_drops(int fd, uint32_t *drops) {
   struct tpacket_stats statistics;
   socklen_t length = sizeof statistics;

@@ -4,12 +4,18 @@
 #include <errno.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 
+/// The C library heeds the size of a buffer only where it is given the memory. As much as stays in a core's cache.
+#define KALSAE_FILE_BUFFER (256 << 10)
+
 /// Opens a capture with nanosecond time stamps and a large buffer. Null on failure: then `error` (PCAP_ERRBUF_SIZE
-/// octets) says why, and `*code` is the errno of opening the file, or 0 where the contents were refused.
-static inline pcap_t *kalsae_pcap_open(const char *path, FILE **file, int64_t *size, int *code, char *error) {
+/// octets) says why, and `*code` is the errno of opening the file, or 0 where the contents were refused. `*buffer` is to be freed when the
+/// capture is closed.
+static inline pcap_t *kalsae_pcap_open(const char *path, FILE **file, int64_t *size, int *code, char *error,
+                                      void **buffer) {
   *code = 0;
   *size = 0;
   *error = 0;
@@ -27,25 +33,36 @@ static inline pcap_t *kalsae_pcap_open(const char *path, FILE **file, int64_t *s
     }
     if (S_ISREG(status.st_mode)) *size = status.st_size;
   }
-  (void)setvbuf(f, NULL, _IOFBF, 1 << 20);
+  *buffer = malloc(KALSAE_FILE_BUFFER);
+  if (*buffer) (void)setvbuf(f, *buffer, _IOFBF, KALSAE_FILE_BUFFER);
   pcap_t *p = pcap_fopen_offline_with_tstamp_precision(f, PCAP_TSTAMP_PRECISION_NANO, error);
-  if (!p) fclose(f);
+  if (!p) {
+    fclose(f);
+    free(*buffer);
+    *buffer = NULL;
+  }
   *file = f;
   return p;
 }
 
-/// A file to write a capture to. Null on failure, with errno in `*code`.
-static inline pcap_dumper_t *kalsae_pcap_create(pcap_t *pcap, const char *path, int *code) {
+/// A file to write a capture to. Null on failure, with errno in `*code`. `*buffer` is to be freed when the dumper is
+/// closed.
+static inline pcap_dumper_t *kalsae_pcap_create(pcap_t *pcap, const char *path, int *code, void **buffer) {
   FILE *f = fopen(path, "we");
   if (!f) {
     *code = errno;
     return NULL;
   }
-  (void)setvbuf(f, NULL, _IOFBF, 1 << 20);
+  *buffer = malloc(KALSAE_FILE_BUFFER);
+  if (*buffer) (void)setvbuf(f, *buffer, _IOFBF, KALSAE_FILE_BUFFER);
   errno = 0;
   pcap_dumper_t *dumper = pcap_dump_fopen(pcap, f);
   *code = dumper ? 0 : errno ? errno : EIO;
-  if (!dumper) fclose(f);
+  if (!dumper) {
+    fclose(f);
+    free(*buffer);
+    *buffer = NULL;
+  }
   return dumper;
 }
 

@@ -104,7 +104,7 @@ extension NodeCompiler {
   }
 
   /// The encapsulations that any pool uses.
-  var encapsulations: [Encapsulation] {
+  public var encapsulations: [Encapsulation] {
     Encapsulation.allCases.filter { wanted in
       state.ipPools.values.contains { $0.encapsulation.map { Encapsulation($0.tunnel) } == wanted }
     }
@@ -118,7 +118,7 @@ extension NodeCompiler {
   }
 
   /// The address that tunnels of a family start from.
-  func ownAddress(_ family: IPFamily) -> IPAddress? {
+  public func ownAddress(_ family: IPFamily) -> IPAddress? {
     ownNode?.address(family) ?? underlay?.addresses.first { $0.address.family == family }?.address
   }
 

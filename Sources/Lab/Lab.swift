@@ -151,6 +151,13 @@ public final class Lab: Sendable {
     try run(command, in: nil, input: input, timeout: timeout).check()
   }
 
+  /// Runs a program outside the lab's namespaces to its end and returns how it ended.
+  public func runUnchecked(
+    _ command: [String], input: String? = nil, timeout: Duration = .seconds(30)
+  ) throws -> ProcessResult {
+    try run(command, in: nil, input: input, timeout: timeout)
+  }
+
   /// Starts a program outside the lab's namespaces that goes on running; see `Namespace.spawn`.
   public func spawn(_ command: [String], log: String? = nil) throws -> Child {
     let file = try log.map(Files.create)

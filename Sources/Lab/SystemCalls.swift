@@ -147,15 +147,16 @@ private final class BorrowedCall {
 /// Runs `body` on a new thread in the network namespace of a file.
 func onThread<R>(inNamespaceOf path: String, _ body: () throws -> R) throws -> R {
   var result: Result<R, any Error>?
-  let number = withoutActuallyEscaping({ result = Result { try body() } }) { escaping in
-    let call = BorrowedCall(run: escaping)
+  func visit(_ run: @escaping () -> Void) -> Int32 {
+    let call = BorrowedCall(run: run)
+    defer { withExtendedLifetime(call) {} }
     // The thread is joined before this returns, so what it borrows is alive all the while.
-    return withExtendedLifetime(call) {
-      unsafe lab_run_in_netns(
-        path, { unsafe Unmanaged<BorrowedCall>.fromOpaque($0!).takeUnretainedValue().run() },
-        Unmanaged.passUnretained(call).toOpaque())
-    }
+    return unsafe lab_run_in_netns(
+      path, { unsafe Unmanaged<BorrowedCall>.fromOpaque($0!).takeUnretainedValue().run() },
+      Unmanaged.passUnretained(call).toOpaque())
   }
+  let step = { result = Result { try body() } }
+  let number = withoutActuallyEscaping(step) { visit($0) }
   if number != 0 { throw failure("enter network namespace \(path)", number) }
   return try result!.get()
 }
@@ -193,7 +194,7 @@ func spawnProcess(
 ) throws -> pid_t {
   var argv = unsafe arguments.map { unsafe strdup($0) }
   unsafe argv.append(nil)
-  defer { unsafe argv.forEach { unsafe free($0) } }
+  defer { for index in unsafe argv.indices { unsafe free(argv[index]) } }
   var pid: pid_t = 0
   var step: Int32 = 0
   let number = unsafe argv.withUnsafeBufferPointer { argv in

@@ -32,6 +32,9 @@ public struct PacketClassifier: Sendable, Hashable {
   public var protocols: [UInt8]
   /// Packets to these are ours whatever they carry: pods and services.
   public var destinations: [IPPrefix]
+  /// Whether ICMP and ICMPv6 errors to local addresses are taken too: they tell of the tunnels' paths (TUN-7). The host
+  /// wants them as well, so this is for the packet socket alone.
+  public var takesErrors = false
 
   /// A classifier for a device that is shared with the host, as the underlay's is.
   public init(
@@ -107,6 +110,17 @@ public struct PacketClassifier: Sendable, Hashable {
     p.place(local)
     p.load(.u8, .absolute(ip + 9))
     for number in protocols { p.jump(hit, ifEqual: UInt32(number)) }
+    let noError = p.label()
+    if takesErrors {
+      p.jump(noError, unlessEqual: 1)
+      p.load(.u16, .absolute(ip + 6))
+      p.jump(miss, ifAny: 0x1fff)
+      p.loadIPv4HeaderLength(at: ip)
+      p.load(.u8, .indexed(ip))
+      for type: UInt32 in [3, 11, 12] { p.jump(hit, ifEqual: type) }
+      p.jump(miss)
+    }
+    p.place(noError)
     p.jump(miss, unlessEqual: 17)
     p.load(.u16, .absolute(ip + 6))
     p.jump(miss, ifAny: 0x1fff)
@@ -172,6 +186,15 @@ public struct PacketClassifier: Sendable, Hashable {
     matchPort(&p, ip + 8, hit, miss)
     p.place(noFragment)
     for number in protocols { p.jump(hit, ifEqual: UInt32(number)) }
+    let noError = p.label()
+    if takesErrors {
+      p.jump(noError, unlessEqual: 58)
+      // The types below 128 are errors (RFC 4443, section 2.1).
+      p.load(.u8, .indexed(ip))
+      p.jump(hit, ifLess: 128)
+      p.jump(miss)
+    }
+    p.place(noError)
     p.jump(miss, unlessEqual: 17)
     matchPort(&p, ip, hit, miss)
   }

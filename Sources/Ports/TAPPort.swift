@@ -33,8 +33,8 @@ public final class TAPPort: Port {
   /// The hardware address of the device when the port was opened.
   public let mac: MACAddress
   public let capabilities: PortCapabilities
-  /// The device's MTU, as of the opening or of the last `refresh()`.
-  public private(set) var mtu: Int
+  /// The device's MTU: as of the opening or of the last `refresh()`, or as the worker was told since.
+  public var mtu: Int
   public private(set) var state: State = .up
   /// `kernelDrops` is always 0 here: the device counts those, as `tx_dropped`.
   public private(set) var statistics = PortStatistics()
@@ -180,7 +180,7 @@ public final class TAPPort: Port {
     return sent
   }
 
-  /// Reads the device's state and MTU anew. For the control plane, after an event about the device.
+  /// Reads the device's state and MTU anew: on the port's worker, when the control plane has heard of a change.
   public func refresh() {
     guard state != .removed else { return }
     let index = interfaceIndex

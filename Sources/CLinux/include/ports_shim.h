@@ -88,6 +88,8 @@ const char *kalsae_errno_text(int error);
 /// Opens a packet socket with a TPACKET_V2 receive ring and vnet headers, bound to a device. Returns the descriptor
 /// and where the ring is mapped, or the negated errno; `*step` then says what failed.
 int kalsae_packet_open(const struct kalsae_packet_options *options, void **ring, const char **step);
+/// Puts another classic BPF program in the place of a packet socket's filter. 0 or a negated errno.
+int kalsae_packet_filter(int descriptor, const struct sock_filter *filter, uint16_t length);
 /// Reads and resets the kernel's count of frames that did not fit the ring. 0 or a negated errno.
 int kalsae_packet_drops(int descriptor, uint32_t *drops);
 /// The pending error of a socket, which is cleared.

@@ -11,6 +11,13 @@ extension Frame {
       UInt32(checksumOffset) &+ 2 <= end &- checksumStart
     else { return false }
     let covered = octets.dropping(Int(checksumStart &- start))
+    // Of the transports that offload, SCTP alone has its field at 8, and it is a CRC32c there.
+    if checksumOffset == 8 {
+      guard let sctp = SCTPHeader(covered) else { return false }
+      sctp.updateChecksum()
+      flags.remove(.checksumPartial)
+      return true
+    }
     var sum = InternetChecksum()
     sum.add(covered)
     // Of the transports that offload, UDP alone has its field at 6, and there 0 means "none".

@@ -80,6 +80,7 @@ extension Core {
     frame.setLength(ARPPacket.length)
     contexts[index].length = UInt32(ARPPacket.length)
     contexts[index].timeToLive = 64
+    contexts[index].trafficClass = 0
     contexts[index].flags = [.originated]
     contexts[index].hop = hop
     contexts[index].hash = mix(asker.rawValue, 0)
@@ -88,6 +89,11 @@ extension Core {
     let inner = frame.octets.dropping(Int(tables.hops.records[Int(hop)].length) - EthernetHeader.length)
     inner[mac: 0] = asker
     inner[u16: 12] = EtherType.arp.rawValue
+    // The inner Ethernet header is not the one that the outer checksum was computed over.
+    if tables.hops.records[Int(hop)].options.contains(.udpChecksum) {
+      finishUDP(
+        &frame, tables.hops.records[Int(hop)].outerIPv6 ? IPv6Header.length : IPv4Header.length)
+    }
     batch[index] = frame
     record(.answered("ARP in the tunnel: \(target) is at \(own)"))
     output.append(index, to: tables.hops.records[Int(hop)].port, contexts)

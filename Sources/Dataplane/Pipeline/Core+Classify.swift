@@ -43,7 +43,7 @@ extension Core {
       drop(index, .sourceRoute, batch)
       return nil
     }
-    if ingressRecord.role == PortRole.pod.rawValue, isTunnelPacket(index, destination, batch, tables) {
+    if ingressRecord.role == PortRole.pod.rawValue, isTunnelPacket(index, batch, tables) {
       drop(index, .tunnelFromPod, batch)
       return nil
     }
@@ -58,8 +58,10 @@ extension Core {
     _ index: Int, source: IPAddress, destination: IPAddress, _ batch: inout FrameBatch, _ tables: borrowing Tables
   ) -> Decision? {
     let route = tables.routes.lookup(destination)
+    // What the underlay brings unwrapped and no pod wants is the kernel's: it has its own copy (NODE-3).
+    let isBareUnderlay = ingressRecord.role == PortRole.underlay.rawValue && contexts[index].tunnel == 0
     guard route != 0 else {
-      reject(index, .noRoute, &batch, tables)
+      if isBareUnderlay { drop(index, .leftToHost, batch) } else { reject(index, .noRoute, &batch, tables) }
       return nil
     }
     let action = RouteAction(rawValue: tables.routes.records[Int(route)].action) ?? .unreachable
@@ -86,14 +88,19 @@ extension Core {
       drop(index, .transit, batch)
       return nil
     }
+    if isBareUnderlay, role == PortRole.host.rawValue {
+      drop(index, .leftToHost, batch)
+      return nil
+    }
     if out == ingress, ingressRecord.role == PortRole.pod.rawValue {
       drop(index, .hairpin, batch)
       return nil
     }
-    if contexts[index].tunnel == 0, ingressRecord.role != PortRole.host.rawValue, let tunnel = tables.hop(hop)?.tunnel,
-      destination == tunnel.remote || source == tunnel.local
+    if contexts[index].tunnel == 0, let tunnel = tables.hop(hop)?.tunnel,
+      destination == tunnel.remote || source == tunnel.local && ingressRecord.role != PortRole.host.rawValue
     {
-      // RFC 2003, section 4.2: such a packet would be encapsulated again and again (TUN-1).
+      // RFC 2003, section 3: such a packet would be encapsulated again and again (TUN-1). The host's own packets have
+      // the tunnel's address by right.
       drop(index, .tunnelLoop, batch)
       return nil
     }
@@ -133,13 +140,8 @@ extension Core {
     return false
   }
 
-  /// Whether a pod tries to send a tunnel packet to a node (NODE-4).
-  private func isTunnelPacket(
-    _ index: Int, _ destination: IPAddress, _ batch: borrowing FrameBatch, _ tables: borrowing Tables
-  ) -> Bool {
-    guard tables.peerAddresses.find(destination) != nil || tables.localAddresses.find(destination) != nil else {
-      return false
-    }
+  /// Whether the packet is one of a tunnel protocol, which no pod may send (NODE-4).
+  private func isTunnelPacket(_ index: Int, _ batch: borrowing FrameBatch, _ tables: borrowing Tables) -> Bool {
     let context = contexts[index]
     switch context.transportProtocol {
     case IPProtocol.ipv4.rawValue, IPProtocol.ipv6.rawValue, IPProtocol.gre.rawValue: return true

@@ -14,15 +14,19 @@ extension Core {
     guard isOriginated || context.timeToLive > 1 else { return timeExceeded(index, &batch, tables) }
     var frame = batch[index]
     var mtu = tables.hops.records[number].mtu
-    if hopStates[number].learnedMTU != 0 { mtu = learnedMTU(number, mtu) }
+    if hopStates[number].learnedMTU != 0 { mtu = learnedMTU(number, mtu, tables) }
     let size = frame.segmentation == .none ? context.length : segmentLength(frame, context)
     guard size <= mtu else { return tooBig(index, hop, mtu: mtu, &batch, tables) }
     guard frame.headroom >= HopRecord.templateSize else { return drop(index, .noHeadroom, batch) }
-    if !isOriginated { countDown(frame.octets, context) }
+    if !isOriginated {
+      countDown(frame.octets, context)
+      record(.timeToLive(Int(context.timeToLive) - 1))
+    }
     push(&frame, number, context, tables)
     let port = tables.hops.records[number].port
     batch[index] = frame
     output.append(index, to: port, contexts)
+    record(.sent(port: port, hop: hop))
   }
 
   /// Decrements the time to live or hop limit, with the IPv4 header checksum (RFC 1624).
@@ -58,13 +62,11 @@ extension Core {
     octets[u64Native: 64] = template.8
     octets[u64Native: 72] = template.9
     octets[u64Native: 80] = template.10
-    octets[u64Native: 88] = template.11
     frame.pull(HopRecord.templateSize &- Int(tables.hops.records[number].length))
     let encapsulation = tables.hops.records[number].encapsulation
     if encapsulation != Encapsulation.none.rawValue {
       encapsulate(&frame, number, context, tables)
       if isTracing, let remote = tables.hop(HopIndex(number))?.tunnel?.remote {
-        trace.append(.timeToLive(Int(context.timeToLive) - (context.flags.contains(.originated) ? 0 : 1)))
         trace.append(.encapsulated(Encapsulation(rawValue: encapsulation) ?? .none, remote: remote))
       }
     }
@@ -81,7 +83,7 @@ extension Core {
     let network = octets.dropping(EthernetHeader.length)
     let trafficClass = options.contains(.pipeDSCP) ? context.trafficClass & 3 : context.trafficClass
     let timeToLive = context.timeToLive &- (context.flags.contains(.originated) ? 0 : 1)
-    let segments = frame.segmentation == .none ? 1 : segmentCount(frame, context)
+    let segments = frame.segmentation == .none ? 1 : segmentCount(frame, context, pushed: Int(tables.hops.records[number].length))
     let transport: Int
     if tables.hops.records[number].outerIPv6 {
       transport = IPv6Header.length
@@ -115,7 +117,7 @@ extension Core {
     if encapsulation >= Encapsulation.vxlan.rawValue {
       network[u16: transport] = 0xc000 | UInt16(truncatingIfNeeded: context.hash >> 40) & 0x3fff
       network[u16: transport &+ 4] = UInt16(truncatingIfNeeded: length &- transport)
-      if options.contains(.udpChecksum) { finishUDP(&frame, transport, context) }
+      if options.contains(.udpChecksum) { finishUDP(&frame, transport) }
     } else if encapsulation == Encapsulation.gre.rawValue, !options.isDisjoint(with: [.greChecksum, .greSequence]) {
       finishGRE(&frame, number, transport, segments: segments)
     }
@@ -123,7 +125,7 @@ extension Core {
 
   /// The checksum of the outer UDP header. Of a super-frame only that there is one is marked: each segment has its own.
   @inline(never)
-  private func finishUDP(_ frame: inout Frame, _ transport: Int, _ context: PacketContext) {
+  func finishUDP(_ frame: inout Frame, _ transport: Int) {
     let offset = EthernetHeader.length + transport + 6
     guard frame.segmentation == .none else {
       frame.octets[u16: offset] = 0xffff
@@ -132,6 +134,7 @@ extension Core {
     _ = frame.completeChecksum()
     let network = frame.octets.dropping(EthernetHeader.length)
     let datagram = network.dropping(transport)
+    datagram[u16Native: 6] = 0
     var sum: InternetChecksum
     if transport == IPv6Header.length, let header = IPv6Header(network) {
       sum = header.pseudoHeader(.udp, length: datagram.count)
@@ -163,7 +166,6 @@ extension Core {
     let transport = Int(context.transport)
     guard frame.segmentation != .udp else { return transport + UDPHeader.length }
     let octets = frame.octets
-    // The frame may stand at its network-layer header or at the link layer pushed before it; only the former is used.
     guard transport + TCPHeader.length <= octets.count else { return transport + TCPHeader.length }
     return transport + Int(octets[transport + 12] >> 4) * 4
   }
@@ -173,14 +175,19 @@ extension Core {
     min(context.length, UInt32(segmentHeaders(frame, context)) + UInt32(frame.segmentSize))
   }
 
-  private func segmentCount(_ frame: Frame, _ context: PacketContext) -> Int {
-    let payload = max(0, Int(context.length) - Int(context.transport) - 20)
+  /// The number of segments of a super-frame before which `pushed` octets of headers stand by now.
+  private func segmentCount(_ frame: Frame, _ context: PacketContext, pushed: Int) -> Int {
+    var inner = frame
+    inner.pull(pushed)
+    let payload = max(0, Int(context.length) - segmentHeaders(inner, context))
     return max(1, (payload + Int(frame.segmentSize) - 1) / max(1, Int(frame.segmentSize)))
   }
 
   /// The largest inner packet of a hop whose path taught a smaller one than its link has.
-  private mutating func learnedMTU(_ number: Int, _ mtu: UInt32) -> UInt32 {
-    guard hopStates[number].learnedUntil > second else {
+  private mutating func learnedMTU(_ number: Int, _ mtu: UInt32, _ tables: borrowing Tables) -> UInt32 {
+    guard hopStates[number].learnedUntil > second,
+      hopStates[number].learnedSerial == tables.hops.records[number].serial
+    else {
       hopStates[number].learnedMTU = 0
       return mtu
     }
@@ -201,7 +208,7 @@ extension Core {
     }
     requests.add(.resolve(hop & ~1))
     record(.queued(neighbour: tables.hop(hop)?.neighbour))
-    if !waiting.hold(batch[index], contexts[index], for: .neighbour(hop), at: now) {
+    if !waiting.hold(batch[index], contexts[index], for: .neighbour(hop), at: now, hopSerial: tables.hops.records[Int(hop)].serial) {
       drop(index, .neighbourPending, batch)
     }
   }

@@ -133,7 +133,8 @@ extension Core {
     context.hash = mix(destination.word, 0)
     contexts[index] = context
     let route = tables.routes.lookup(destination)
-    guard route != 0, tables.routes.records[Int(route)].action == RouteAction.forward.rawValue else {
+    let action = tables.routes.records[Int(route)].action
+    guard route != 0, action == RouteAction.forward.rawValue || action == RouteAction.local.rawValue else {
       return drop(index, .noRoute, batch)
     }
     let hop = tables.routes.hop(of: route, hash: context.hash)

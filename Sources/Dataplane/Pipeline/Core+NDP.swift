@@ -63,6 +63,8 @@ extension Core {
     let octets = frame.octets
     let message = octets.dropping(Int(context.transport))
     guard !context.flags.contains(.fragment), message.count >= 8 else { return drop(index, .icmpIgnored, batch) }
+    // The checksum is computed anew.
+    batch[index].flags.remove(.checksumPartial)
     let destination: IPAddress
     if context.isIPv6 {
       guard context.transportProtocol == IPProtocol.icmpv6.rawValue, message[0] == 128, let header = IPv6Header(octets)

@@ -15,6 +15,7 @@ extension Core {
         local: .v4(quoted.source), remote: .v4(quoted.destination), quoted.protocol,
         quoted.octets.dropping(quoted.headerLength), tables)
     else { return drop(index, .leftToHost, batch) }
+    guard Core.concernsTunnel(icmp.type, icmp.code) else { return drop(index, .icmpIgnored, batch) }
     let isTooBig =
       icmp.type == .destinationUnreachable && icmp.code == ICMPv4Header.Unreachable.fragmentationNeeded
     // Routers older than RFC 1191 do not say how much; 576 is what every link carries in practice.
@@ -37,9 +38,30 @@ extension Core {
         local: .v6(quoted.source), remote: .v6(quoted.destination), quoted.nextHeader,
         quoted.octets.dropping(IPv6Header.length), tables)
     else { return drop(index, .leftToHost, batch) }
-    let linkMTU = icmp.type == .packetTooBig ? Int(icmp.mtu) : nil
+    guard Core.concernsTunnel(icmp.type, icmp.code) else { return drop(index, .icmpIgnored, batch) }
+    let linkMTU = icmp.type == .packetTooBig ? Int(clamping: icmp.mtu) : nil
     let inner = transport + ICMPv6Header.length + IPv6Header.length
     relay(index, hop, linkMTU: linkMTU, innerOffset: inner, isIPv6: quoted.nextHeader == .ipv6, &batch, tables)
+  }
+
+  /// Whether an error says that tunnel packets do not arrive, and so is to be relayed (RFC 2003, section 5): not source
+  /// quench, redirect or parameter problem, which are about the outer header alone, nor source routes that failed or
+  /// fragments that did not come.
+  private static func concernsTunnel(_ type: ICMPv4Header.MessageType, _ code: UInt8) -> Bool {
+    switch type {
+    case .destinationUnreachable: code != 5
+    case .timeExceeded: code == 0
+    default: false
+    }
+  }
+
+  /// The same for ICMPv6 (RFC 2473, section 8).
+  private static func concernsTunnel(_ type: ICMPv6Header.MessageType, _ code: UInt8) -> Bool {
+    switch type {
+    case .destinationUnreachable, .packetTooBig: true
+    case .timeExceeded: code == 0
+    default: false
+    }
   }
 
   /// The hop whose packets look like the quoted one. Errors are few and rate limited by those who send them, so a walk
@@ -80,6 +102,7 @@ extension Core {
       for record in Int(hop)...Int(hop) + 1 where mtu < tables.hops.records[record].mtu {
         hopStates[record].learnedMTU = mtu
         hopStates[record].learnedUntil = second &+ tables.settings.pathMTULifetime
+        hopStates[record].learnedSerial = tables.hops.records[record].serial
       }
       requests.add(.pathMTU(hop, Int(mtu)))
       message = .tooBig(mtu)

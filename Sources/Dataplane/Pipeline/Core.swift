@@ -38,7 +38,7 @@ struct Core: ~Copyable {
     drops.reserve(ports: tables.ports.records.count)
     output.reserve(ports: tables.ports.records.count)
     // A capture's time may jump back; the pipeline's does not.
-    guard now > self.now else { return }
+    guard now > self.now || !errorBudget.isFilled else { return }
     self.now = now
     second = UInt32(truncatingIfNeeded: now / 1_000_000_000)
     errorBudget.refill(at: now, rate: tables.settings.icmpErrorRate, burst: tables.settings.icmpErrorBurst)
@@ -72,17 +72,22 @@ struct HopState: BitwiseCopyable {
   var learnedMTU: UInt32
   /// The second when what was learned is forgotten (RFC 1191, section 6.3).
   var learnedUntil: UInt32
+  /// Which hop taught it: places of hops are used again.
+  var learnedSerial: UInt32
 }
 
 /// Limits how many error messages go out (TUN-7; RFC 1812, section 4.3.2.8).
 struct TokenBucket: BitwiseCopyable {
   private var tokens: UInt64 = 0
   private var last: UInt64 = 0
+  /// Whether it was ever filled: a capture's time may begin at 0.
+  private(set) var isFilled = false
 
   /// Adds `rate` messages a second, up to `burst`.
   mutating func refill(at now: UInt64, rate: Int, burst: Int) {
     let full = UInt64(max(min(rate, burst), 0)) * 1_000_000_000
-    if last == 0 {
+    if !isFilled {
+      isFilled = true
       tokens = full
     } else {
       let (gained, overflow) = (now - last).multipliedReportingOverflow(by: UInt64(max(rate, 0)))

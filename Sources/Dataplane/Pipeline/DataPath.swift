@@ -83,6 +83,14 @@ public final class Lane: @unchecked Sendable {
     unsafe pipeline.tick(at: now, tables.pointee, ports)
   }
 
+  /// What the control side has to look after since the last call: see `Pipeline.takeRequests`. Also says whether packets
+  /// are held back, so that time must pass soon.
+  public func takeRequests() -> (requests: [ControlRequest], isHolding: Bool) {
+    gate.enter(turn)
+    defer { gate.leave(turn) }
+    return (pipeline.takeRequests(), pipeline.isHolding)
+  }
+
   /// Where a batch's time comes from.
   public enum Clock {
     case at(UInt64)

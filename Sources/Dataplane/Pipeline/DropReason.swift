@@ -70,6 +70,9 @@ public enum DropReason: UInt8, CaseIterable, Sendable {
 }
 
 extension DropReason {
+  /// The name that programs read: the same in every version.
+  public var name: String { "\(self)" }
+
   /// The reason in words, for people.
   public var explanation: String {
     switch self {

@@ -13,6 +13,9 @@ struct FragmentTracker: ~Copyable {
     var flags: UInt8
     /// The length of the whole datagram's payload; 0: not known yet.
     var total: UInt32
+    /// The octets that have passed, and how far they reach.
+    var passed: UInt32
+    var reach: UInt32
   }
 
   private static var count: Int { 1024 }
@@ -50,12 +53,18 @@ struct FragmentTracker: ~Copyable {
     if entries[place].total != 0, end > entries[place].total || (!more && end != entries[place].total) {
       return .drop(.fragmentInvalid)
     }
+    // The last one is not before others.
+    if !more, end < entries[place].reach { return .drop(.fragmentInvalid) }
     if offset > 0, !entries[place].hasFirst { return .wait }
     guard mark(place, from: offset / 8, to: (offset + length + 7) / 8) else {
       entries[place].isPoisoned = true
       return .drop(.fragmentOverlap)
     }
     if !more { entries[place].total = end }
+    entries[place].passed += UInt32(length)
+    entries[place].reach = max(entries[place].reach, end)
+    // A whole datagram is forgotten: a fast sender comes round to the same identification within the lifetime.
+    if entries[place].passed == entries[place].total { entries[place].deadline = 0 }
     if offset == 0 {
       entries[place].hasFirst = true
       entries[place].ports = tail.ports
@@ -78,7 +87,7 @@ struct FragmentTracker: ~Copyable {
     }
     entries[oldest] = Entry(
       identity: identity, deadline: second &+ FragmentTracker.lifetime, hasFirst: false, isPoisoned: false, ports: 0,
-      transport: 0, flags: 0, total: 0)
+      transport: 0, flags: 0, total: 0, passed: 0, reach: 0)
     for word in oldest * FragmentTracker.words..<(oldest + 1) * FragmentTracker.words { seen[word] = 0 }
     return oldest
   }

@@ -97,6 +97,7 @@ extension Pipeline {
       return core.drop(index, .tunnelNotEnabled, batch)
     }
     skip += transport
+    var isGroup = false
     if inner == .ethernet {
       guard skip <= octets.count, let ethernet = EthernetHeader(octets.dropping(skip)) else {
         return core.drop(index, .badTunnelHeader, batch)
@@ -113,6 +114,7 @@ extension Pipeline {
       if destination.isGroup {
         // Broadcast and multicast of the overlay: routed networks have no use for it.
         if inner != .ipv6 { return core.drop(index, .multicast, batch) }
+        isGroup = true
       } else if destination != tables.settings.vtepMAC {
         return core.drop(index, .notOurMAC, batch)
       }
@@ -124,7 +126,11 @@ extension Pipeline {
     core.contexts[index] = PacketContext()
     core.contexts[index].tunnel = encapsulation.rawValue
     core.contexts[index].peer = UInt16(truncatingIfNeeded: peer)
+    if isGroup { core.contexts[index].flags.insert(.linkGroup) }
     batch[index].pull(skip)
+    // What the device said about checksums was about the outer packet, unless the partial one starts further in.
+    batch[index].flags.remove(.checksumVerified)
+    if batch[index].checksumStart < batch[index].start { batch[index].flags.remove(.checksumPartial) }
     guard combineHeaders(index, outer: outer, timeToLive: timeToLive, isIPv6: inner == .ipv6, batch, tables) else {
       return
     }

@@ -32,9 +32,10 @@ public struct DropCount: Sendable, Equatable {
 }
 
 extension FlowState {
-  func describe(_ second: UInt32, limit: Int, into list: inout [FlowDescription]) {
+  /// Hands the flows to `body` until it says that it wants no more. Whether it wanted all.
+  @discardableResult
+  func describe(_ second: UInt32, _ body: (FlowDescription) -> Bool) -> Bool {
     for position in 0..<table.capacity {
-      guard list.count < limit else { return }
       let slot = table.slots[position]
       if slot.key.isFree || slot.isReply { continue }
       let connection = connections.places[Int(slot.connection)]
@@ -48,14 +49,16 @@ extension FlowState {
       }
       var state = ConnectionState(rawValue: connection.state) ?? .new
       if state == .new, reply.packets > 0 { state = .established }
-      list.append(
+      let wantsMore = body(
         FlowDescription(
           transport: IPProtocol(rawValue: slot.key.tail.transport), source: slot.key.sourceAddress,
           destination: slot.key.destinationAddress, sourcePort: slot.key.tail.sourcePort,
           destinationPort: slot.key.tail.destinationPort, state: state, age: second &- connection.created,
           idle: second &- seen,
           forward: .init(packets: slot.packets, octets: slot.octets, hop: slot.hop), reply: reply))
+      if !wantsMore { return false }
     }
+    return true
   }
 }
 
@@ -63,9 +66,35 @@ extension Pipeline {
   /// The flows, at most `limit`, in no order.
   public func flows(limit: Int = .max) -> [FlowDescription] {
     var list: [FlowDescription] = []
-    v4.flows.describe(core.second, limit: limit, into: &list)
-    v6.flows.describe(core.second, limit: limit, into: &list)
+    if limit <= 0 { return list }
+    let isWhole = v4.flows.describe(core.second) {
+      list.append($0)
+      return list.count < limit
+    }
+    if isWhole {
+      v6.flows.describe(core.second) {
+        list.append($0)
+        return list.count < limit
+      }
+    }
     return list
+  }
+
+  /// Hands each flow to `body`, in no order.
+  public func forEachFlow(_ body: (FlowDescription) -> Void) {
+    for isIPv6 in [false, true] {
+      let take: (FlowDescription) -> Bool = {
+        body($0)
+        return true
+      }
+      if isIPv6 { v6.flows.describe(core.second, take) } else { v4.flows.describe(core.second, take) }
+    }
+  }
+
+  /// Forgets all flows, so that the next packet of each is classified as if it were the first.
+  public mutating func forgetFlows() {
+    v4.flows.removeAll()
+    v6.flows.removeAll()
   }
 
   /// The number of flows.

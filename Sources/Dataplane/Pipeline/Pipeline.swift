@@ -26,16 +26,19 @@ public struct Pipeline: ~Copyable {
   ) {
     precondition(batch.count <= Core.batchLimit)
     core.begin(at: now, tables)
+    // What waits goes before what has come since.
+    if !core.waiting.isEmpty { drainWaiting(tables, ports) }
     core.enter(port, tables)
     for index in 0..<batch.count { parse(index, &batch, tables) }
     finish(&batch, tables, ports)
-    if !core.waiting.isEmpty { drainWaiting(tables, ports) }
+    drainReady(tables, ports)
   }
 
   /// What has to happen as time passes, packets or not: flows expire, held packets go out or are given up. Bounded work.
   public mutating func tick(at now: UInt64, _ tables: borrowing Tables, _ ports: borrowing PortSet) {
     core.begin(at: now, tables)
     if !core.waiting.isEmpty { drainWaiting(tables, ports) }
+    drainReady(tables, ports)
     core.expireFragments()
     v4.flows.expire(core.second, tables.settings.timeouts)
     v6.flows.expire(core.second, tables.settings.timeouts)
@@ -46,6 +49,11 @@ public struct Pipeline: ~Copyable {
     v4.lookUp(&core, &batch, tables)
     v6.lookUp(&core, &batch, tables)
     core.flush(&batch, tables, ports)
+  }
+
+  /// Sends what the last batch left for its end; what goes out late may itself have to be cut.
+  private mutating func drainReady(_ tables: borrowing Tables, _ ports: borrowing PortSet) {
+    for _ in 0..<3 where core.waiting.hasReady { drainWaiting(tables, ports) }
   }
 
   /// Sends again what waited: for a neighbour that has answered, for the first fragment of its datagram.
@@ -88,5 +96,10 @@ extension Pipeline {
   public mutating func clearTrace() { core.trace.removeAll(keepingCapacity: true) }
 
   /// What the control side has to look after since the last call: missing neighbours, learned path MTUs.
-  public mutating func takeRequests() -> [ControlRequest] { core.requests.takeAll() }
+  public mutating func takeRequests() -> [ControlRequest] {
+    core.requests.isEmpty ? [] : core.requests.takeAll()
+  }
+
+  /// Whether packets are held: for a neighbour that is being asked for, for the first fragment of their datagram.
+  public var isHolding: Bool { !core.waiting.isEmpty }
 }

@@ -25,12 +25,16 @@ struct WaitingRoom: ~Copyable {
     var reason: WaitReason
     var deadline: UInt64
     var arrival: UInt64
+    /// Which hop it waits for: places of hops are used again.
+    var hopSerial: UInt32
     var isReleased = false
   }
 
   private static var placeCount: Int { 128 }
   /// Room for a super-frame and its headroom.
   private static var placeSize: Int { 66 << 10 }
+  /// A held packet stands at its network-layer header: besides a hop's headers, an ICMPv6 error must fit before it.
+  private static var headroom: Int { Headroom.minimum + 64 }
   /// As long as a kernel waits for an answer: three times a second.
   static var neighbourPatience: UInt64 { 3_000_000_000 }
   static var fragmentPatience: UInt64 { 1_000_000_000 }
@@ -42,18 +46,26 @@ struct WaitingRoom: ~Copyable {
   private var outcomes: [Outcome] = []
   private var collected: [Int] = []
   private(set) var count = 0
+  /// Those that wait for nothing any more.
+  private var ready = 0
   private var arrivals: UInt64 = 0
 
   var isEmpty: Bool { count == 0 }
+  /// Whether a packet waits only for its turn.
+  var hasReady: Bool { ready > 0 }
 
   /// Keeps a copy of a packet. False where there is no room.
-  mutating func hold(_ frame: Frame, _ context: PacketContext, for reason: WaitReason, at now: UInt64) -> Bool {
+  mutating func hold(
+    _ frame: Frame, _ context: PacketContext, for reason: WaitReason, at now: UInt64, hopSerial: UInt32 = 0
+  ) -> Bool {
     let length = Int(frame.length)
-    guard length + Headroom.minimum <= WaitingRoom.placeSize,
+    guard length + WaitingRoom.headroom <= WaitingRoom.placeSize,
       reason == .turn || places.count(where: { $0?.reason == reason }) < WaitingRoom.perReason,
       let number = places.firstIndex(where: { $0 == nil })
     else { return false }
-    var copy = memory.frame(at: number * WaitingRoom.placeSize, capacity: WaitingRoom.placeSize, length: length)
+    var copy = memory.frame(
+      at: number * WaitingRoom.placeSize, capacity: WaitingRoom.placeSize, headroom: WaitingRoom.headroom,
+      length: length)
     copy.octets.copy(from: frame.octets, to: 0)
     copy.takeMetadata(of: frame)
     let patience: UInt64 =
@@ -62,15 +74,20 @@ struct WaitingRoom: ~Copyable {
       case .firstFragment: WaitingRoom.fragmentPatience
       case .turn: 0
       }
-    places[number] = Place(frame: copy, context: context, reason: reason, deadline: now &+ patience, arrival: arrivals)
+    places[number] = Place(
+      frame: copy, context: context, reason: reason, deadline: now &+ patience, arrival: arrivals, hopSerial: hopSerial)
     arrivals += 1
     count += 1
+    if reason == .turn { ready += 1 }
     return true
   }
 
   /// Lets go on what waited for this.
   mutating func release(_ reason: WaitReason) {
-    for number in places.indices where places[number]?.reason == reason { places[number]?.isReleased = true }
+    for number in places.indices where places[number]?.reason == reason && places[number]?.isReleased == false {
+      places[number]?.isReleased = true
+      ready += 1
+    }
   }
 
   /// Lists what need not wait any longer, oldest first, with its contexts at the same positions. Its memory stays until
@@ -88,7 +105,7 @@ struct WaitingRoom: ~Copyable {
       switch place.reason {
       case .neighbour(let hop):
         let record = tables.hops.records[Int(hop)]
-        if !record.inUse || record.neighbour == NeighbourState.failed.rawValue {
+        if !record.inUse || record.serial != place.hopSerial || record.neighbour == NeighbourState.failed.rawValue {
           outcome = .timedOut(.neighbourUnreachable)
         } else if record.neighbour == NeighbourState.resolved.rawValue {
           outcome = .send
@@ -118,7 +135,10 @@ struct WaitingRoom: ~Copyable {
 
   /// Frees the places of what was collected.
   mutating func release() {
-    for number in collected { places[number] = nil }
+    for number in collected {
+      if places[number]?.reason == .turn || places[number]?.isReleased == true { ready -= 1 }
+      places[number] = nil
+    }
     count -= collected.count
     collected.removeAll(keepingCapacity: true)
   }
@@ -141,10 +161,10 @@ extension Frame {
 }
 
 extension Memory where T == UInt8 {
-  /// A frame of `length` octets in a part of the memory, behind the usual headroom.
-  func frame(at offset: Int, capacity: Int, length: Int) -> Frame {
-    precondition(offset >= 0 && offset + capacity <= count && Headroom.minimum + length <= capacity)
+  /// A frame of `length` octets in a part of the memory.
+  func frame(at offset: Int, capacity: Int, headroom: Int, length: Int) -> Frame {
+    precondition(offset >= 0 && offset + capacity <= count && headroom + length <= capacity)
     return unsafe Frame(
-      unsafe: UnsafeMutableRawPointer(base + offset), capacity: capacity, start: Headroom.minimum, length: length)
+      unsafe: UnsafeMutableRawPointer(base + offset), capacity: capacity, start: headroom, length: length)
   }
 }

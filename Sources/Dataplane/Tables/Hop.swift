@@ -97,6 +97,7 @@ extension HopRecord {
     mtu = UInt32(max(0, min(hop.mtu, 65535)))
     options = hop.tunnel?.options ?? []
     headerSum = 0
+    serial = 0
     identifier = hop.tunnel?.identifier ?? 0
     template = Template()
 
@@ -159,7 +160,7 @@ extension HopRecord {
       template.words = (
         all[u64Native: 0], all[u64Native: 8], all[u64Native: 16], all[u64Native: 24], all[u64Native: 32],
         all[u64Native: 40], all[u64Native: 48], all[u64Native: 56], all[u64Native: 64], all[u64Native: 72],
-        all[u64Native: 80], all[u64Native: 88]
+        all[u64Native: 80]
       )
     }
   }
@@ -169,6 +170,7 @@ extension HopRecord {
 struct HopTable: ~Copyable {
   private(set) var records = Memory<HopRecord>(count: 256)
   private var free: [HopIndex] = []
+  private var serial: UInt32 = 0
   /// What the control side said, at index / 2.
   private(set) var hops: [Hop?] = [nil]
 
@@ -180,13 +182,14 @@ struct HopTable: ~Copyable {
     let index = free.popLast() ?? HopIndex(hops.count * 2)
     if Int(index) / 2 == hops.count { hops.append(nil) }
     if Int(index) + 1 >= records.count { records.grow(to: records.count * 2) }
-    set(index, hop)
+    serial &+= 1
+    set(index, hop, serial)
     return index
   }
 
   mutating func update(_ index: HopIndex, _ hop: Hop) {
     precondition(hops[Int(index) / 2] != nil, "no such hop")
-    set(index, hop)
+    set(index, hop, records[Int(index)].serial)
   }
 
   /// Says that a neighbour did not answer: packets to the hop are refused until it is updated.
@@ -204,9 +207,10 @@ struct HopTable: ~Copyable {
   /// What the control side said of a hop or of one of its records.
   func hop(_ index: HopIndex) -> Hop? { Int(index) / 2 < hops.count ? hops[Int(index) / 2] : nil }
 
-  private mutating func set(_ index: HopIndex, _ hop: Hop) {
+  private mutating func set(_ index: HopIndex, _ hop: Hop, _ serial: UInt32) {
     hops[Int(index) / 2] = hop
     records[Int(index)] = HopRecord(hop, inner: .ipv4)
     records[Int(index) + 1] = HopRecord(hop, inner: .ipv6)
+    for record in Int(index)...Int(index) + 1 { records[record].serial = serial }
   }
 }

@@ -21,7 +21,8 @@ public enum NeighbourState: UInt8, Sendable {
 /// What the packet path knows of a next hop: where to send, and the octets to push before the network-layer header.
 struct HopRecord: BitwiseCopyable {
   /// Where `template` ends: it is right-aligned, so that one copy of fixed size puts it before the packet.
-  static var templateSize: Int { 96 }
+  /// The longest is Ethernet, IPv6, UDP, VXLAN or Geneve, Ethernet: 84 octets.
+  static var templateSize: Int { 88 }
 
   var port: PortIndex
   var encapsulation: Encapsulation.RawValue
@@ -41,6 +42,8 @@ struct HopRecord: BitwiseCopyable {
   var options: HopOptions
   /// Folded sum of the outer IPv4 header as in the template.
   var headerSum: UInt16
+  /// Which of the hops that had this place in turn.
+  var serial: UInt32
   /// The VNI or GRE key, for display.
   var identifier: UInt32
   var template: Template
@@ -48,8 +51,8 @@ struct HopRecord: BitwiseCopyable {
   struct Template: BitwiseCopyable {
     var words:
       (
-        UInt64, UInt64, UInt64, UInt64, UInt64, UInt64, UInt64, UInt64, UInt64, UInt64, UInt64, UInt64
-      ) = (0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
+        UInt64, UInt64, UInt64, UInt64, UInt64, UInt64, UInt64, UInt64, UInt64, UInt64, UInt64
+      ) = (0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
   }
 }
 

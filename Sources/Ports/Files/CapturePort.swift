@@ -21,10 +21,15 @@ public final class CapturePort: Port {
   /// Where sent frames go; without one they are only counted.
   public let writer: CaptureWriter?
 
+  /// `receive` leaves frames that are later than this for another batch: nanoseconds since 1970.
+  public var horizon = UInt64.max
+
   /// The size of the file in octets; 0 where it has none, as a pipe.
   public let size: Int64
   private let capture: OpaquePointer
   private let file: UnsafeMutablePointer<FILE>
+  /// The file's buffer.
+  private let buffer: UnsafeMutableRawPointer?
   private let linkLayer: LinkLayer
 
   /// Room for a batch of the longest packets that libpcap lets through (262,144 octets) or for 256 usual ones.
@@ -43,8 +48,10 @@ public final class CapturePort: Port {
     var size: Int64 = 0
     var code: Int32 = 0
     var file: UnsafeMutablePointer<FILE>?
+    var buffer: UnsafeMutableRawPointer?
     var message = [CChar](repeating: 0, count: Int(PCAP_ERRBUF_SIZE))
-    guard let capture = unsafe kalsae_pcap_open(path, &file, &size, &code, &message), let file = unsafe file else {
+    guard let capture = unsafe kalsae_pcap_open(path, &file, &size, &code, &message, &buffer), let file = unsafe file
+    else {
       let detail = message.map { UInt8(bitPattern: $0) }.prefix { $0 != 0 }
       throw PortError(
         device: path, operation: "open the capture", code: code,
@@ -58,12 +65,14 @@ public final class CapturePort: Port {
       let text = unsafe pcap_datalink_val_to_description_or_dlt(type)
       let description = unsafe text.map { unsafe String(cString: $0) } ?? "unknown"
       unsafe pcap_close(capture)
+      unsafe free(buffer)
       throw PortError(
         device: path, operation: "read the capture", detail: "its link type is \(type) (\(description))",
         remedy: "capture on an Ethernet device, or with `-i any`")
     }
     unsafe self.capture = capture
     unsafe self.file = file
+    unsafe self.buffer = buffer
     self.linkLayer = linkLayer
     self.size = size
     self.path = path
@@ -72,7 +81,10 @@ public final class CapturePort: Port {
     self.writer = writer
   }
 
-  deinit { unsafe pcap_close(capture) }
+  deinit {
+    unsafe pcap_close(capture)
+    unsafe free(buffer)
+  }
 
   /// How many octets of the file have been read, for a display of progress against `size`.
   public var position: Int64 { unsafe Int64(ftello(file)) }
@@ -83,6 +95,11 @@ public final class CapturePort: Port {
     while !batch.isFull, let (header, bytes) = unsafe nextPacket() {
       let length = unsafe Int(header.pointee.caplen)
       let room = (CapturePort.headroom + length + CapturePort.tailroom + 63) & ~63
+      let timestamp = unsafe CapturePort.nanoseconds(header.pointee.ts)
+      guard timestamp <= horizon else {
+        unsafe pending = (header, bytes)
+        break
+      }
       guard used + room <= CapturePort.memory else {
         if used == 0 {
           // Longer than all the memory there is.
@@ -95,10 +112,7 @@ public final class CapturePort: Port {
       var frame = unsafe Frame(
         unsafe: pool.address(0) + used, capacity: room, start: CapturePort.headroom, length: length)
       unsafe (pool.address(0) + used + CapturePort.headroom).copyMemory(from: bytes, byteCount: length)
-      // With nanosecond precision libpcap puts nanoseconds where the type says microseconds.
-      let time = unsafe header.pointee.ts
-      frame.timestamp =
-        UInt64(bitPattern: Int64(time.tv_sec)) &* 1_000_000_000 &+ UInt64(bitPattern: Int64(time.tv_usec))
+      frame.timestamp = timestamp
       let wireLength = unsafe header.pointee.len
       frame.wireLength = max(wireLength, frame.length)
       if frame.wireLength > frame.length { frame.flags.insert(.truncated) }
@@ -114,6 +128,18 @@ public final class CapturePort: Port {
     statistics.receivedFrames += UInt64(received)
     statistics.receivedOctets += UInt64(octets)
     return received
+  }
+
+  /// The time stamp of the next frame in nanoseconds; nil where there is none.
+  public var nextTimestamp: UInt64? {
+    if unsafe pending == nil { unsafe pending = nextPacket() }
+    return unsafe pending.map { packet in unsafe CapturePort.nanoseconds(packet.header.pointee.ts) }
+  }
+
+  /// With nanosecond precision libpcap puts nanoseconds where the type says microseconds.
+  @inline(__always)
+  private static func nanoseconds(_ time: timeval) -> UInt64 {
+    UInt64(bitPattern: Int64(time.tv_sec)) &* 1_000_000_000 &+ UInt64(bitPattern: Int64(time.tv_usec))
   }
 
   /// The next packet of the file; nil at its end or where it cannot be read on.

@@ -16,6 +16,8 @@ public final class CaptureWriter {
 
   private let capture: OpaquePointer
   private var dumper: OpaquePointer?
+  /// The file's buffer.
+  private var buffer: UnsafeMutableRawPointer?
   private var temporary: String { path + ".tmp" }
 
   /// Creates the file; a file of that name is replaced when this one is finished.
@@ -28,7 +30,7 @@ public final class CaptureWriter {
     else { throw PortError(device: path, operation: "write a capture", code: ENOMEM) }
     unsafe self.capture = capture
     var code: Int32 = 0
-    unsafe dumper = kalsae_pcap_create(capture, path + ".tmp", &code)
+    unsafe dumper = kalsae_pcap_create(capture, path + ".tmp", &code, &buffer)
     if code != 0 {
       throw PortError(
         device: path, operation: "create the capture", code: code,
@@ -42,6 +44,7 @@ public final class CaptureWriter {
       unsafe pcap_dump_close(dumper)
       unsafe unlink(temporary)
     }
+    unsafe free(buffer)
     unsafe pcap_close(capture)
   }
 

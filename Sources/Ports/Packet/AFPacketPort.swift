@@ -43,8 +43,8 @@ public final class AFPacketPort: Port {
   public let capabilities: PortCapabilities
   /// The hardware address of the device when the port was opened.
   public let mac: MACAddress
-  /// The device's MTU, as of the opening or of the last `refresh()`.
-  public private(set) var mtu: Int
+  /// The device's MTU: as of the opening or of the last `refresh()`, or as the worker was told since.
+  public var mtu: Int
   public private(set) var state: State = .up
   public var isExhausted: Bool { state == .removed }
   public var descriptor: Int32? { socket }
@@ -133,6 +133,19 @@ public final class AFPacketPort: Port {
     return (result, UInt(bitPattern: memory))
   }
 
+  /// Puts another filter in the place of the present one, while frames go on coming in.
+  public func setFilter(_ filter: [sock_filter]) throws(PortError) {
+    let result =
+      filter.isEmpty || filter.count > 4096
+      ? -EINVAL
+      : unsafe filter.withUnsafeBufferPointer {
+        unsafe kalsae_packet_filter(socket, $0.baseAddress!, UInt16($0.count))
+      }
+    guard result == 0 else {
+      throw PortError(device: name, operation: "change the packet filter", code: -result)
+    }
+  }
+
   public func receive(into batch: inout FrameBatch) -> Int {
     var received = 0
     var octets = 0
@@ -187,7 +200,7 @@ public final class AFPacketPort: Port {
   ) -> Int {
     var next = 0
     var sent = 0
-    var patience = 20
+    var patience = 5
     while next < count {
       let result = queue.send(next..<count, on: socket)
       if result > 0 {
@@ -230,7 +243,7 @@ public final class AFPacketPort: Port {
     }
   }
 
-  /// Reads the device's state and MTU anew. For the control plane, after an event about the device.
+  /// Reads the device's state and MTU anew: on the port's worker, when the control plane has heard of a change.
   public func refresh() {
     takeError()
     guard state != .removed else { return }

@@ -1,0 +1,155 @@
+import Addresses
+import Compiler
+import Dataplane
+import Model
+import Node
+import Ports
+
+/// A pod's port, as it is open.
+struct PodPort {
+  var attachment: PodAttachment
+  var index: PortIndex
+  var port: any Port
+  /// The device's index: in the agent's namespace for veth, in the pod's for TAP.
+  var interface: Int32
+  /// Keeps the host's stack from what the pod sends; TAP devices do not need it.
+  var guardian: IngressGuard?
+
+  var isVeth: Bool { attachment.type == .veth }
+}
+
+extension Agent {
+  /// Opens and closes pods' ports as the compiler wants them; returns whether it was told anything new.
+  func settlePods() -> Bool {
+    var isNew = false
+    let wanted = compiler.attachments
+    for (key, open) in pods {
+      if let attachment = wanted[key], isUsable(open, for: attachment) { continue }
+      close(pod: key, isGone: wanted[key] == nil)
+      isNew = true
+    }
+    for (key, attachment) in wanted {
+      if let open = pods[key] {
+        if open.attachment != attachment { update(key, open, attachment) }
+        continue
+      }
+      do {
+        guard let open = try open(attachment) else { continue }
+        pods[key] = open
+        compiler.setPort(open.index, for: key)
+        clearTrouble("pod \(key.namespace)/\(key.name)")
+        log.info("pod \(key.namespace)/\(key.name): attached by \(attachment.label), MTU \(attachment.mtu)")
+        isNew = true
+      } catch {
+        trouble("pod \(key.namespace)/\(key.name)", "\(error)")
+      }
+    }
+    return isNew
+  }
+
+  /// Whether an open port still is what the attachment asks for.
+  private func isUsable(_ open: PodPort, for attachment: PodAttachment) -> Bool {
+    let old = open.attachment
+    guard old.type == attachment.type, old.interface == attachment.interface,
+      old.networkNamespace == attachment.networkNamespace, old.mac == attachment.mac || open.isVeth
+    else { return false }
+    if open.isVeth { return links[open.interface]?.name == attachment.interface }
+    return dataPath.change { _ in !open.port.isExhausted }
+  }
+
+  private func open(_ attachment: PodAttachment) throws -> PodPort? {
+    switch attachment.type {
+    case .veth: try openVeth(attachment)
+    case .tap: try openTAP(attachment)
+    }
+  }
+
+  private func openVeth(_ attachment: PodAttachment) throws -> PodPort? {
+    guard let link = links.values.first(where: { $0.name == attachment.interface }) else {
+      let pod = attachment.pod
+      trouble(
+        "pod \(pod.namespace)/\(pod.name)", "waiting for its interface \(attachment.interface)", level: .notice)
+      return nil
+    }
+    // The host must not speak by the device: no addresses of its own, and whatever comes in is the data plane's.
+    try? netlink.disableIPv6Addresses(interface: link.index)
+    let guardian = try IngressGuard(interface: link.index, classifier: .everything, netlink: netlink)
+    let port = try AFPacketPort(interface: link.index, options: .pod)
+    if !link.isUp { try netlink.setUp(true, interface: link.index) }
+    let index = try add(port, attachment)
+    return PodPort(attachment: attachment, index: index, port: port, interface: link.index, guardian: guardian)
+  }
+
+  private func openTAP(_ attachment: PodAttachment) throws -> PodPort? {
+    guard let name = attachment.networkNamespace else { return nil }
+    var options = TAPPort.Options()
+    options.namespace = NetworkNamespace(name).path
+    options.mac = attachment.mac
+    options.mtu = attachment.mtu
+    // The device outlives the agent, with the addresses and routes that somebody gave it.
+    options.persistent = true
+    let port = try TAPPort(name: "eth0", options: options)
+    let index = try add(port, attachment)
+    return PodPort(attachment: attachment, index: index, port: port, interface: port.interfaceIndex)
+  }
+
+  private func add(_ port: any Port, _ attachment: PodAttachment) throws -> PortIndex {
+    try dataPath.change { tables in
+      let index = tables.addPort(attachment.portDescription(capabilities: port.capabilities))
+      do { try worker.add(port, at: index) } catch {
+        tables.removePort(index)
+        throw error
+      }
+      return index
+    }
+  }
+
+  /// The attachment changed in ways that the port survives: addresses, MTU, source check.
+  private func update(_ key: ObjectKey, _ open: PodPort, _ attachment: PodAttachment) {
+    var changed = open
+    changed.attachment = attachment
+    pods[key] = changed
+    dataPath.change { tables in
+      tables.updatePort(open.index, attachment.portDescription(capabilities: open.port.capabilities))
+    }
+    guard open.attachment.mtu != attachment.mtu else { return }
+    log.info("pod \(key.namespace)/\(key.name): MTU \(attachment.mtu), was \(open.attachment.mtu)")
+    // The device inside is ours where it is a TAP. Of a veth pair only whoever made it knows the pod's end; until that
+    // is changed, too big packets are answered with the right MTU (NODE-6). Its host end keeps its MTU: a smaller one
+    // would make the kernel drop too big packets without a word before they are seen here.
+    guard !open.isVeth, let name = attachment.networkNamespace else { return }
+    do throws(NodeError) {
+      try Netlink(in: NetworkNamespace(name)).setMTU(attachment.mtu, interface: open.interface)
+      clearTrouble("pod \(key.namespace)/\(key.name)")
+    } catch {
+      trouble("pod \(key.namespace)/\(key.name)", "\(error)")
+    }
+  }
+
+  /// `isGone`: the pod is no longer desired; else its device stays for the next agent.
+  func close(pod key: ObjectKey, isGone: Bool) {
+    guard let open = pods.removeValue(forKey: key) else { return }
+    compiler.setPort(nil, for: key)
+    dataPath.change { tables in
+      compiler.commit(to: &tables)
+      worker.remove(open.index)
+      tables.removePort(open.index)
+    }
+    do { try open.guardian?.remove() } catch { log.error("\(error)") }
+    if isGone, !open.isVeth, let name = open.attachment.networkNamespace {
+      // The pod's namespace may be gone, and the device with it.
+      try? Netlink(in: NetworkNamespace(name)).deleteLink(open.interface)
+    }
+    log.info("pod \(key.namespace)/\(key.name): detached")
+  }
+}
+
+extension PodAttachment {
+  /// What the pod is attached by, for people.
+  var label: String {
+    switch type {
+    case .veth: interface
+    case .tap: "TAP eth0 in \(networkNamespace ?? "?")"
+    }
+  }
+}

@@ -1,0 +1,115 @@
+import CLinux
+import Dataplane
+import Glibc
+import Ports
+import Synchronization
+
+/// The thread that moves packets: waits for ports, takes what they have through its lane, and lets time pass.
+final class Worker: @unchecked Sendable {
+  let lane: Lane
+  private let poller: Poller
+  let waker: PollerWaker
+  private let isStopping = Atomic(false)
+  private let hasEnded = Atomic(true)
+  /// Whether to look again and again instead of sleeping.
+  let busyPoll = Atomic(false)
+  private let processor: Int32?
+  private let onRequests: @Sendable ([ControlRequest]) -> Void
+
+  /// How long to look on after work before sleeping: waking a sleeping processor costs as much.
+  private static let spin: UInt64 = 50_000
+  /// How often time passes in the pipeline: while packets come or are held, and else.
+  private static let shortTick: UInt64 = 10_000_000
+  private static let longTick: UInt64 = 100_000_000
+
+  /// `onRequests` is called on the worker's thread; it must be quick.
+  init(
+    _ lane: Lane, processor: Int32?, onRequests: @escaping @Sendable ([ControlRequest]) -> Void
+  ) throws(PortError) {
+    self.lane = lane
+    self.processor = processor
+    self.onRequests = onRequests
+    poller = try Poller()
+    waker = poller.waker
+  }
+
+  /// Watches a port. Inside `DataPath.change`.
+  func add(_ port: any Port, at index: PortIndex) throws(PortError) {
+    if let descriptor = port.descriptor { try poller.add(descriptor, port: index) }
+    lane[port: index] = port
+  }
+
+  /// Lets go of a port. Inside `DataPath.change`.
+  func remove(_ index: PortIndex) {
+    if let descriptor = lane[port: index]?.descriptor { poller.remove(descriptor) }
+    lane[port: index] = nil
+  }
+
+  func start() throws {
+    hasEnded.store(false, ordering: .releasing)
+    let error = startThread(named: "kalsae-worker") { [self] in
+      run()
+      hasEnded.store(true, ordering: .releasing)
+    }
+    guard error == 0 else {
+      hasEnded.store(true, ordering: .releasing)
+      throw AgentError(.failed, "cannot start the worker's thread: \(systemErrorText(error))")
+    }
+  }
+
+  /// Ends the thread and returns when it has ended.
+  func stop() {
+    isStopping.store(true, ordering: .releasing)
+    while !hasEnded.load(ordering: .acquiring) {
+      waker.wake()
+      usleep(500)
+    }
+  }
+
+  private func run() {
+    if let processor { _ = kalsae_thread_pin(processor) }
+    var now = kalsae_monotonic()
+    var lastWork = now
+    var lastTick: UInt64 = 0
+    var isHolding = false
+    while !isStopping.load(ordering: .acquiring) {
+      let isBusy = busyPoll.load(ordering: .relaxed)
+      let idle = now &- lastWork
+      let wait: Int64 = isBusy || idle < Worker.spin ? 0 : Int64(isHolding ? Worker.shortTick : Worker.longTick)
+      let ready = poller.wait(nanoseconds: wait)
+      now = kalsae_monotonic()
+      var worked = 0
+      // One batch a turn: while a port is read, the rings of the others fill, which are as long as a few batches.
+      for position in 0..<ready { worked += lane.poll(poller.ready(position), at: .at(now)) }
+      if worked > 0 {
+        lastWork = now
+      } else if wait == 0 {
+        kalsae_pause()
+      }
+      // A wait that ended early was woken: something changed that held packets may have waited for.
+      let isWoken = wait > 0 && ready == 0
+      if isWoken || now &- lastTick >= (worked > 0 || isHolding ? Worker.shortTick : Worker.longTick) {
+        lastTick = now
+        lane.tick(at: now)
+      } else if worked == 0 {
+        continue
+      }
+      let (requests, holding) = lane.takeRequests()
+      isHolding = holding
+      if !requests.isEmpty { onRequests(requests) }
+    }
+  }
+}
+
+/// Runs `body` on a detached thread of that name with all signals blocked; 0 or an error number.
+func startThread(named name: String, _ body: @escaping @Sendable () -> Void) -> Int32 {
+  final class Box {
+    let body: @Sendable () -> Void
+    init(_ body: @escaping @Sendable () -> Void) { self.body = body }
+  }
+  let box = unsafe Unmanaged.passRetained(Box(body))
+  let error = unsafe kalsae_thread_start(
+    name, { unsafe Unmanaged<Box>.fromOpaque($0!).takeRetainedValue().body() }, box.toOpaque())
+  if error != 0 { unsafe box.release() }
+  return error
+}
