@@ -248,17 +248,8 @@ extension Field {
   /// An address of one ordinary host: what is unspecified, loopback, link-local or multicast is refused.
   func ordinaryAddress() -> IPAddress? {
     guard let address = address() else { return nil }
-    let special =
-      switch address {
-      case .v4(let a):
-        a == .any ? "unspecified" : a.isLoopback ? "loopback" : a.isLinkLocal ? "link-local"
-          : a.isMulticast ? "multicast" : nil
-      case .v6(let a):
-        a == .any ? "unspecified" : a.isLoopback ? "loopback" : a.isLinkLocal ? "link-local"
-          : a.isMulticast ? "multicast" : nil
-      }
-    if let special {
-      fail("\(address) is \(special == "unspecified" ? "an" : "a") \(special) address; choose another")
+    if let special = address.specialUse {
+      fail("\(address) is a \(special) address; choose the address of a host")
       return nil
     }
     return address
@@ -269,13 +260,28 @@ extension Field {
     guard let document else { return nil }
     if case .string(let text) = document.value {
       if let number = Int(text) {
-        fail("expected a port's number or name, found the string \(quoted(text)); write \(number) without quotation marks")
+        fail("expected a port's number or name, found the string \(quoted(text)); write \(number) without the quotes")
         return nil
       }
       return name(.portName).map { .name($0) }
     }
     guard let number = int(in: (allowingZero ? 0 : 1)...65535), number != 0 else { return nil }
     return .number(UInt16(number))
+  }
+}
+
+extension IPAddress {
+  /// What the address is for if not for a host.
+  fileprivate var specialUse: String? {
+    let (isAny, isLoopback, isLinkLocal, isMulticast) =
+      switch self {
+      case .v4(let a): (a == .any, a.isLoopback, a.isLinkLocal, a.isMulticast)
+      case .v6(let a): (a == .any, a.isLoopback, a.isLinkLocal, a.isMulticast)
+      }
+    if isAny { return "wildcard" }
+    if isLoopback { return "loopback" }
+    if isLinkLocal { return "link-local" }
+    return isMulticast ? "multicast" : nil
   }
 }
 

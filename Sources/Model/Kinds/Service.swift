@@ -74,6 +74,12 @@ public struct Service: KubernetesObject {
   /// The cluster IP of a family (KP-6).
   public func clusterIP(_ family: IPFamily) -> IPAddress? { clusterIPs.first { $0.family == family } }
 
+  /// What one of the service's ports is called wherever it is shown: `namespace/name:port`, with the port's name, or its
+  /// number where it has none.
+  public func title(of port: ServicePort) -> String {
+    "\(namespace)/\(name):\(port.name.isEmpty ? String(port.port) : port.name)"
+  }
+
   /// Whether another proxy looks after the service (KP-1).
   public var isForAnotherProxy: Bool { metadata.labels[Self.proxyNameLabel] != nil }
 
