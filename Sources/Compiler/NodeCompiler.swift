@@ -44,10 +44,11 @@ public final class NodeCompiler {
   var installedLocalAddresses: Set<IPAddress> = []
   private var installedNodePortAddresses: Set<IPAddress> = []
 
-  public init(node name: String, derivesNeighbours: Bool = false) {
+  /// `explains`: policies of pods on other nodes are compiled too, so that what they say can be traced.
+  public init(node name: String, derivesNeighbours: Bool = false, explains: Bool = false) {
     node = ObjectKey(.node, name: name)
     self.derivesNeighbours = derivesNeighbours
-    policies = PolicyCompiler(node: name)
+    policies = PolicyCompiler(node: explains ? nil : name)
   }
 
   /// This node's own object, where there is one.

@@ -5,7 +5,8 @@ import Model
 /// Compiles network policies. Pods that no policy can tell apart share an identity, and pods of this node that the same
 /// policies select share a group of rules; so a policy costs per identity, not per pod.
 struct PolicyCompiler {
-  private let node: String
+  /// The node whose pods' policies are compiled; nil: all nodes', for those who explain.
+  private let node: String?
 
   // Identities.
   private var identities: [IdentityKey: IdentityIndex] = [:]
@@ -37,7 +38,7 @@ struct PolicyCompiler {
   private var newIdentities: Set<IdentityIndex> = []
   private var goneIdentities: Set<IdentityIndex> = []
 
-  init(node: String) { self.node = node }
+  init(node: String?) { self.node = node }
 
   /// What policies can see of a pod.
   private struct IdentityKey: Hashable {
@@ -127,7 +128,7 @@ struct PolicyCompiler {
         ports: ports))
     var entry = PodEntry(identity: identity, egress: 0, ingress: 0, addresses: pod.addresses)
     // Only the node that a pod runs on enforces its policies.
-    if pod.nodeName == node {
+    if node == nil || pod.nodeName == node {
       let selecting = (policiesOfNamespace[pod.namespace] ?? []).filter {
         state.networkPolicies[$0]?.podSelector.matches(pod.metadata.labels) == true
       }

@@ -68,6 +68,10 @@ extension Core {
     }
     judgement.sourcePod = tables.policies.pod(source)
     judgement.destinationPod = tables.policies.pod(target)
+    if isTracing {
+      tracePolicy(
+        source: source, judgement.sourcePod, destination: target, judgement.destinationPod, tail.transport, port, tables)
+    }
     if let problem = policyProblem(
       source: source, sourcePod: judgement.sourcePod, destination: target, destinationPod: judgement.destinationPod,
       transport: tail.transport, port: port, tables)

@@ -28,4 +28,22 @@ extension Core {
     }
     return nil
   }
+
+  /// Records what both sides' policies say, whichever node enforces them.
+  mutating func tracePolicy(
+    source: IPAddress, _ sourcePod: UInt32, destination: IPAddress, _ destinationPod: UInt32, _ transport: UInt8,
+    _ port: UInt16, _ tables: borrowing Tables
+  ) {
+    func allows(_ group: PolicyGroupIndex, _ peer: IPAddress, _ pod: UInt32) -> Bool {
+      group == 0 || source == destination
+        || tables.policies.allows(group, peer: peer, pod: pod, transport: transport, port: port)
+    }
+    let egress =
+      sourcePod == 0 || tables.localAddresses.find(destination) != nil
+      || allows(tables.policies.records[Int(sourcePod)].egress, destination, destinationPod)
+    let ingress =
+      destinationPod == 0 || tables.localAddresses.find(source) != nil
+      || allows(tables.policies.records[Int(destinationPod)].ingress, source, sourcePod)
+    record(.policyDecided(egress: egress, ingress: ingress, destination: destination))
+  }
 }

@@ -36,19 +36,21 @@ extension Core {
     guard let found else { return unknownService(index, destination, &batch, tables) }
     let frontend = tables.services.frontendRecords[Int(found)]
     let service = tables.services.services[Int(frontend.service)]
-    if isTracing { trace.append(.serviceFound(tables.services.name(of: frontend.service))) }
+    let name = isTracing ? tables.services.name(of: frontend.service) : ""
     let kind = Frontend.Kind(rawValue: frontend.kind) ?? .clusterIP
     let origin = origin(of: source, tables)
     if frontend.hasSourceRanges, kind == .loadBalancer, let ranges = tables.services.ranges(of: found) {
       // KP-38: the node's own traffic counts as coming from the address itself.
       let client = origin == .node ? destination : source
       guard ranges.contains(where: { $0.contains(client) }) else {
+        record(.serviceDecided(ServiceDecision(name: name, verdict: .drop)))
         drop(index, .sourceRange, batch)
         return .refused
       }
     }
     // KP-30: nobody could answer, so whoever asks is told.
     guard service.clusterCount > 0 || service.localCount > 0 else {
+      record(.serviceDecided(ServiceDecision(name: name, verdict: .reject)))
       refuse(index, .noEndpoint, &batch, tables)
       return .refused
     }
@@ -56,8 +58,10 @@ extension Core {
     guard isLocalOnly ? service.localCount > 0 : service.clusterCount > 0 else {
       // KP-31: others could answer, so the client should try elsewhere.
       if isLocalOnly, service.clusterCount > 0 {
+        record(.serviceDecided(ServiceDecision(name: name, verdict: .drop)))
         drop(index, .noLocalEndpoint, batch)
       } else {
+        record(.serviceDecided(ServiceDecision(name: name, verdict: .reject)))
         refuse(index, .noEndpoint, &batch, tables)
       }
       return .refused
@@ -73,6 +77,13 @@ extension Core {
     }
     // KP-35: an endpoint that calls itself must not see its own address answer.
     if tables.services.backends[Int(backend)].address == source { masquerade = true }
+    if isTracing {
+      trace.append(
+        .serviceDecided(
+          ServiceDecision(
+            name: name, verdict: .translate,
+            endpoints: tables.services.endpoints(of: frontend.service, isLocal: isLocalOnly), masquerade: masquerade)))
+    }
     return .translate(backend, masquerade: masquerade)
   }
 
@@ -81,13 +92,16 @@ extension Core {
     _ index: Int, _ destination: IPAddress, _ batch: inout FrameBatch, _ tables: borrowing Tables
   ) -> ServiceOutcome {
     if tables.services.isKnown(destination) {
+      record(.serviceDecided(ServiceDecision(verdict: .reject)))
       refuse(index, .noServicePort, &batch, tables)
       return .refused
     }
     if tables.services.serviceBlocks.contains(where: { $0.contains(destination) }) {
+      record(.serviceDecided(ServiceDecision(verdict: .drop)))
       drop(index, .noService, batch)
       return .refused
     }
+    record(.serviceDecided(ServiceDecision(verdict: .none)))
     return .none
   }
 

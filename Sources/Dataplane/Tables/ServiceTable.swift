@@ -172,6 +172,16 @@ struct ServiceTable: ~Copyable {
 
   func name(of service: ServiceIndex) -> String { Int(service) < names.count ? names[Int(service)] : "" }
 
+  /// The endpoints of a set, sorted, for people.
+  func endpoints(of service: ServiceIndex, isLocal: Bool) -> [ServicePort.Endpoint] {
+    let record = services[Int(service)]
+    let first = Int(record.list) + (isLocal ? Int(record.clusterCount) : 0)
+    return (first..<first + Int(isLocal ? record.localCount : record.clusterCount)).map { position in
+      let backend = backends[Int(lists[position])]
+      return ServicePort.Endpoint(backend.address, backend.port)
+    }.sorted()
+  }
+
   // MARK: Changes
 
   mutating func addService(_ port: ServicePort) -> ServiceIndex {
@@ -273,6 +283,16 @@ struct ServiceTable: ~Copyable {
     freeFrontends.append(index)
     if frontend.kind == .clusterIP, let address = frontend.address, let count = knownAddresses.find(address) {
       if count > 1 { knownAddresses.insert(address, value: count - 1) } else { knownAddresses.remove(address) }
+    }
+  }
+}
+
+extension ServicePort.Endpoint: CustomStringConvertible {
+  /// `10.0.0.1:80`, `[fd00::1]:80`
+  public var description: String {
+    switch address {
+    case .v4(let a): "\(a):\(port)"
+    case .v6(let a): "[\(a)]:\(port)"
     }
   }
 }
