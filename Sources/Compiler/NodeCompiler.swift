@@ -111,7 +111,10 @@ public final class NodeCompiler {
       policies.note(pod: pod.key)
     case .node(let node): claim(node)
     case .ipPool, .nodeConfiguration: isEverythingDirty = true
-    case .namespace, .networkPolicy, .service, .endpointSlice: break
+    case .service(let service): services.note(service: service.key)
+    case .endpointSlice(let slice): services.enter(slice)
+    case .namespace(let namespace): policies.note(namespace: namespace.name)
+    case .networkPolicy(let policy): policies.note(policy: policy.key, isPresent: true)
     }
   }
 
@@ -122,7 +125,11 @@ public final class NodeCompiler {
       policies.note(pod: pod.key)
     case .node(let node): disclaim(node)
     case .ipPool, .nodeConfiguration: isEverythingDirty = true
-    case .namespace, .networkPolicy, .service, .endpointSlice, nil: break
+    case .service(let service): services.note(service: service.key)
+    case .endpointSlice(let slice): services.withdraw(slice)
+    case .namespace(let namespace): policies.note(namespace: namespace.name)
+    case .networkPolicy(let policy): policies.note(policy: policy.key, isPresent: false)
+    case nil: break
     }
   }
 
