@@ -59,6 +59,17 @@ import Testing
     }
   }
 
+  @Test("KP-3 of two that do not terminate the one in the first slice counts")
+  func firstSlice() {
+    for (first, expected) in [(true, "translate 10.244.1.2:8080"), (false, "reject")] {
+      var cluster = Cluster()
+      cluster.service()
+      cluster.slice("web-a", [endpoint("10.244.1.2", ready: first)])
+      cluster.slice("web-b", [endpoint("10.244.1.2", ready: !first)])
+      #expect(cluster.decide(localPod, "10.96.0.1").text == expected)
+    }
+  }
+
   @Test("KP-10 the Cluster set is what is ready, else what still serves while it terminates, on any node")
   func cluster() {
     let notReady = endpoint("10.244.1.2", ready: false)
