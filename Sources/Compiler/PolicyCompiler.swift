@@ -102,7 +102,9 @@ struct PolicyCompiler {
     newIdentities.removeAll(keepingCapacity: true)
     for group in seen.sorted() { write(group, &tables, state) }
     for (key, entry) in changes { install(key, entry, &tables) }
-    for group in Array(groupRecords.keys) where groupRecords[group]?.pods.isEmpty == true { dissolve(group, &tables, state) }
+    for group in Array(groupRecords.keys) where groupRecords[group]?.pods.isEmpty == true {
+      dissolve(group, &tables, state)
+    }
     // Numbers of identities that nobody has any more are free once no rule names them.
     if !goneIdentities.isEmpty {
       noteGroupsThatSee(goneIdentities, state)
@@ -323,13 +325,16 @@ struct PolicyCompiler {
     for peer in rule.peers {
       switch peer {
       case .block(let block):
-        for prefix in blockUsers.keys where block.cidr.contains(prefix) && !block.except.contains(where: { $0.contains(prefix) }) {
+        for prefix in blockUsers.keys
+        where block.cidr.contains(prefix) && !block.except.contains(where: { $0.contains(prefix) }) {
           peers.append((.block(prefix), nil))
         }
       case .pods(let namespaces, _):
         let candidates =
           namespaces == nil ? identitiesOfNamespace[namespace] ?? [] : Set(identityKeys.keys)
-        for identity in candidates where matches(peer, identity, namespace) { peers.append((.identity(identity), identity)) }
+        for identity in candidates where matches(peer, identity, namespace) {
+          peers.append((.identity(identity), identity))
+        }
       }
     }
     if rule.ports.isEmpty {
@@ -343,7 +348,9 @@ struct PolicyCompiler {
         for (peer, _) in peers { entries.insert(PolicyEntry(peer, transport: transport)) }
       case .range(let range):
         for (first, length) in PolicyEntry.cover(range) {
-          for (peer, _) in peers { entries.insert(PolicyEntry(peer, transport: transport, port: first, length: length)) }
+          for (peer, _) in peers {
+            entries.insert(PolicyEntry(peer, transport: transport, port: first, length: length))
+          }
         }
       case .named(let name):
         addNamed(name, port.protocol, peers, group, to: &entries)

@@ -70,7 +70,8 @@ extension Core {
     judgement.destinationPod = tables.policies.pod(target)
     if isTracing {
       tracePolicy(
-        source: source, judgement.sourcePod, destination: target, judgement.destinationPod, tail.transport, port, tables)
+        source: source, judgement.sourcePod, destination: target, judgement.destinationPod, tail.transport, port, tables
+      )
     }
     if let problem = policyProblem(
       source: source, sourcePod: judgement.sourcePod, destination: target, destinationPod: judgement.destinationPod,

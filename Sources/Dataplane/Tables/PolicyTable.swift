@@ -201,7 +201,11 @@ struct PolicyTable: ~Copyable {
       entries.remove(high, low, tag: tag)
       if entry.transport != 0 { lengthCounts[length] -= 1 }
     }
-    if lengthCounts[length] > 0 || length == 0 { lengths |= 1 << UInt32(length) } else { lengths &= ~(1 << UInt32(length)) }
+    if lengthCounts[length] > 0 || length == 0 {
+      lengths |= 1 << UInt32(length)
+    } else {
+      lengths &= ~(1 << UInt32(length))
+    }
   }
 
   /// Takes a block into use, so that addresses in it are told apart from others.
