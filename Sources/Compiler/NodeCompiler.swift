@@ -21,6 +21,10 @@ public final class NodeCompiler {
   /// The ports that pods of this node need.
   public private(set) var attachments: [ObjectKey: PodAttachment] = [:]
 
+  /// Whether services and endpoint slices have both been listed once. Before that no service is programmed: one without
+  /// its endpoints would refuse connections that others could serve (KP-4).
+  public var servicesAreListed = true
+
   private var services = ServiceCompiler()
   private var policies: PolicyCompiler
 
@@ -42,7 +46,7 @@ public final class NodeCompiler {
   var installedPeers: [ObjectKey: [IPAddress: Peer]] = [:]
   var installedPodAddresses: [ObjectKey: [IPAddress: PortIndex]] = [:]
   var installedLocalAddresses: Set<IPAddress> = []
-  private var installedNodePortAddresses: Set<IPAddress> = []
+  var installedNodePortAddresses: Set<IPAddress> = []
 
   /// `explains`: policies of pods on other nodes are compiled too, so that what they say can be traced.
   public init(node name: String, derivesNeighbours: Bool = false, explains: Bool = false) {
@@ -209,6 +213,7 @@ public final class NodeCompiler {
     commitPeers(to: &tables)
     commitRoutes(to: &tables)
     commitNeighbours(to: &tables)
+    guard servicesAreListed else { return }
     services.commit(
       to: &tables, state,
       ServiceCompiler.Viewpoint(node: node.name, zone: ownNode?.zone, balancing: settings.loadBalancing))
@@ -233,8 +238,10 @@ public final class NodeCompiler {
     let nodePorts = nodePortAddresses(of: local)
     for address in installedNodePortAddresses.subtracting(nodePorts) { tables.removeNodePortAddress(address) }
     for address in nodePorts.subtracting(installedNodePortAddresses) { tables.addNodePortAddress(address) }
+    for address in nodePorts.symmetricDifference(installedNodePortAddresses) {
+      dirtyRoutes.insert(IPPrefix(host: address))
+    }
     installedNodePortAddresses = nodePorts
-    services.noteAll(state)
     dirtyRoutes.formUnion(claims.keys)
     dirtyRoutes.formUnion(installedRoutes.keys)
     dirtyRoutes.formUnion([IPPrefix("0.0.0.0/0")!, IPPrefix("::/0")!])

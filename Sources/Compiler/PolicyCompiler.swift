@@ -19,6 +19,8 @@ struct PolicyCompiler {
   // Pods.
   private var pods: [ObjectKey: PodEntry] = [:]
   private var podsOfNamespace: [String: Set<ObjectKey>] = [:]
+  /// The pods that say an address is theirs: several, while one takes the place of another.
+  private var owners: [IPAddress: [ObjectKey]] = [:]
 
   // Groups.
   private var groups: [GroupKey: PolicyGroupIndex] = [:]
@@ -37,6 +39,8 @@ struct PolicyCompiler {
   private var dirtyGroups: Set<PolicyGroupIndex> = []
   private var newIdentities: Set<IdentityIndex> = []
   private var goneIdentities: Set<IdentityIndex> = []
+  /// Groups that may have no pods any more.
+  private var leftGroups: Set<PolicyGroupIndex> = []
 
   init(node: String?) { self.node = node }
 
@@ -46,10 +50,17 @@ struct PolicyCompiler {
     var labels: [String: String]
     var namespaceLabels: [String: String]
     /// NP-5: a named port is looked up on each destination pod.
-    var ports: Set<ContainerPort>
+    var ports: Set<NamedPort>
+  }
+
+  private struct NamedPort: Hashable {
+    var name: String
+    var transport: TransportProtocol
+    var number: UInt16
   }
 
   private struct PodEntry {
+    var isLocal: Bool
     var identity: IdentityIndex
     var egress: PolicyGroupIndex
     var ingress: PolicyGroupIndex
@@ -60,7 +71,7 @@ struct PolicyCompiler {
     var direction: NetworkPolicy.Direction
     var policies: Set<ObjectKey>
     /// The pods' named ports: incoming rules may name them.
-    var ports: Set<ContainerPort>
+    var ports: Set<NamedPort>
   }
 
   private struct Group {
@@ -102,9 +113,8 @@ struct PolicyCompiler {
     newIdentities.removeAll(keepingCapacity: true)
     for group in seen.sorted() { write(group, &tables, state) }
     for (key, entry) in changes { install(key, entry, &tables) }
-    for group in Array(groupRecords.keys) where groupRecords[group]?.pods.isEmpty == true {
-      dissolve(group, &tables, state)
-    }
+    for group in leftGroups where groupRecords[group]?.pods.isEmpty == true { dissolve(group, &tables, state) }
+    leftGroups.removeAll(keepingCapacity: true)
     // Numbers of identities that nobody has any more are free once no rule names them.
     if !goneIdentities.isEmpty {
       noteGroupsThatSee(goneIdentities, state)
@@ -123,14 +133,15 @@ struct PolicyCompiler {
       return nil
     }
     podsOfNamespace[key.namespace, default: []].insert(key)
-    let ports = Set(pod.ports.filter { $0.name != nil })
+    let ports = namedPorts(pod)
     let identity = identity(
       IdentityKey(
         namespace: pod.namespace, labels: pod.metadata.labels, namespaceLabels: namespaceLabels(pod.namespace, state),
         ports: ports))
-    var entry = PodEntry(identity: identity, egress: 0, ingress: 0, addresses: pod.addresses)
+    let isLocal = node == nil || pod.nodeName == node
+    var entry = PodEntry(isLocal: isLocal, identity: identity, egress: 0, ingress: 0, addresses: pod.addresses)
     // Only the node that a pod runs on enforces its policies.
-    if node == nil || pod.nodeName == node {
+    if isLocal {
       let selecting = (policiesOfNamespace[pod.namespace] ?? []).filter {
         state.networkPolicies[$0]?.podSelector.matches(pod.metadata.labels) == true
       }
@@ -145,39 +156,73 @@ struct PolicyCompiler {
     return entry
   }
 
+  /// Of several ports of a name and protocol the first counts.
+  private func namedPorts(_ pod: Pod) -> Set<NamedPort> {
+    var ports: Set<NamedPort> = []
+    for port in pod.ports {
+      guard let name = port.name, !ports.contains(where: { $0.name == name && $0.transport == port.protocol }) else {
+        continue
+      }
+      ports.insert(NamedPort(name: name, transport: port.protocol, number: port.number))
+    }
+    return ports
+  }
+
   private func namespaceLabels(_ name: String, _ state: State) -> [String: String] {
     state.namespaces[ObjectKey(.namespace, name: name)]?.metadata.labels ?? ["kubernetes.io/metadata.name": name]
   }
 
   private mutating func install(_ key: ObjectKey, _ entry: PodEntry, _ tables: inout Tables) {
     let old = pods[key]
+    pods[key] = entry
     for group in [entry.egress, entry.ingress] where group != 0 { groupRecords[group]?.pods.insert(key) }
     if let old {
       for group in [old.egress, old.ingress] where group != 0 && group != entry.egress && group != entry.ingress {
-        groupRecords[group]?.pods.remove(key)
+        leave(group, key)
       }
-      for address in old.addresses where !entry.addresses.contains(address) { tables.removePodPolicy(address) }
       release(old.identity)
-    }
-    pods[key] = entry
-    let policy = PodPolicy(identity: entry.identity, egress: entry.egress, ingress: entry.ingress)
-    for address in entry.addresses {
-      if let old, old.addresses.contains(address), old.identity == entry.identity, old.egress == entry.egress,
-        old.ingress == entry.ingress
+      for address in old.addresses where !entry.addresses.contains(address) { disown(address, key, &tables) }
+      if old.identity == entry.identity, old.egress == entry.egress, old.ingress == entry.ingress,
+        old.addresses == entry.addresses, old.isLocal == entry.isLocal
       {
-        continue
+        return
       }
-      tables.setPodPolicy(address, policy)
+    }
+    for address in entry.addresses {
+      if owners[address]?.contains(key) != true { owners[address, default: []].append(key) }
+      settle(address, &tables)
     }
   }
 
   private mutating func remove(_ key: ObjectKey, _ old: PodEntry, _ tables: inout Tables) {
-    for group in [old.egress, old.ingress] where group != 0 { groupRecords[group]?.pods.remove(key) }
-    for address in old.addresses { tables.removePodPolicy(address) }
-    release(old.identity)
     pods[key] = nil
+    for group in [old.egress, old.ingress] where group != 0 { leave(group, key) }
+    for address in old.addresses { disown(address, key, &tables) }
+    release(old.identity)
     podsOfNamespace[key.namespace]?.remove(key)
     if podsOfNamespace[key.namespace]?.isEmpty == true { podsOfNamespace[key.namespace] = nil }
+  }
+
+  private mutating func leave(_ group: PolicyGroupIndex, _ key: ObjectKey) {
+    groupRecords[group]?.pods.remove(key)
+    leftGroups.insert(group)
+  }
+
+  private mutating func disown(_ address: IPAddress, _ key: ObjectKey, _ tables: inout Tables) {
+    owners[address]?.removeAll { $0 == key }
+    if owners[address]?.isEmpty == true { owners[address] = nil }
+    settle(address, &tables)
+  }
+
+  /// Has an address follow the policy of the pod that it belongs to: one of this node before others.
+  private func settle(_ address: IPAddress, _ tables: inout Tables) {
+    func rank(_ key: ObjectKey) -> (Int, String, String) {
+      (pods[key]?.isLocal == true ? 0 : 1, key.namespace, key.name)
+    }
+    guard let owner = owners[address]?.min(by: { rank($0) < rank($1) }), let entry = pods[owner] else {
+      return tables.removePodPolicy(address)
+    }
+    tables.setPodPolicy(address, PodPolicy(identity: entry.identity, egress: entry.egress, ingress: entry.ingress))
   }
 
   // MARK: Identities
@@ -219,7 +264,8 @@ struct PolicyCompiler {
         guard let policy = state.networkPolicies[policy] else { return false }
         return rules(policy, group.key.direction).contains { rule in
           rule.peers.contains { peer in changed.contains { matches(peer, $0, policy.namespace) } }
-            || (rule.peers.isEmpty && rule.ports.contains { if case .named = $0.destination { true } else { false } })
+            || (rule.ports.contains { if case .named = $0.destination { true } else { false } }
+              && (rule.peers.isEmpty || rule.peers.contains { if case .block = $0 { true } else { false } }))
         }
       }
       if sees { dirtyGroups.insert(index) }
@@ -325,16 +371,13 @@ struct PolicyCompiler {
     for peer in rule.peers {
       switch peer {
       case .block(let block):
-        for prefix in blockUsers.keys
-        where block.cidr.contains(prefix) && !block.except.contains(where: { $0.contains(prefix) }) {
+        for prefix in blockUsers.keys where block.cidr.contains(prefix) && !block.except.contains(where: { $0.contains(prefix) }) {
           peers.append((.block(prefix), nil))
         }
       case .pods(let namespaces, _):
         let candidates =
           namespaces == nil ? identitiesOfNamespace[namespace] ?? [] : Set(identityKeys.keys)
-        for identity in candidates where matches(peer, identity, namespace) {
-          peers.append((.identity(identity), identity))
-        }
+        for identity in candidates where matches(peer, identity, namespace) { peers.append((.identity(identity), identity)) }
       }
     }
     if rule.ports.isEmpty {
@@ -348,9 +391,7 @@ struct PolicyCompiler {
         for (peer, _) in peers { entries.insert(PolicyEntry(peer, transport: transport)) }
       case .range(let range):
         for (first, length) in PolicyEntry.cover(range) {
-          for (peer, _) in peers {
-            entries.insert(PolicyEntry(peer, transport: transport, port: first, length: length))
-          }
+          for (peer, _) in peers { entries.insert(PolicyEntry(peer, transport: transport, port: first, length: length)) }
         }
       case .named(let name):
         addNamed(name, port.protocol, peers, group, to: &entries)
@@ -363,8 +404,8 @@ struct PolicyCompiler {
     _ name: String, _ transport: TransportProtocol, _ peers: [(peer: PolicyEntry.Peer, identity: IdentityIndex?)],
     _ group: GroupKey, to entries: inout Set<PolicyEntry>
   ) {
-    func numbers(_ ports: Set<ContainerPort>) -> [UInt16] {
-      ports.filter { $0.name == name && $0.protocol == transport }.map(\.number)
+    func numbers(_ ports: Set<NamedPort>) -> [UInt16] {
+      ports.filter { $0.name == name && $0.transport == transport }.map(\.number)
     }
     if group.direction == .ingress {
       for number in numbers(group.ports) {
@@ -374,12 +415,13 @@ struct PolicyCompiler {
       }
       return
     }
-    // Only pods have names for ports; a rule for any peer means every pod.
-    let isAny = peers.contains { $0.peer == .any }
-    let identities = isAny ? Array(identityKeys.keys) : peers.compactMap(\.identity)
-    for identity in identities {
-      for number in numbers(identityKeys[identity]?.ports ?? []) {
-        entries.insert(PolicyEntry(.identity(identity), transport: transport.number, port: number, length: 16))
+    // Only pods have names for ports: of peers that are no pods, those pods count that are there.
+    for (peer, identity) in peers {
+      for candidate in identity.map({ [$0] }) ?? Array(identityKeys.keys) {
+        for number in numbers(identityKeys[candidate]?.ports ?? []) {
+          let member: PolicyEntry.Peer = if case .block(let block) = peer { .member(candidate, block) } else { .identity(candidate) }
+          entries.insert(PolicyEntry(member, transport: transport.number, port: number, length: 16))
+        }
       }
     }
   }

@@ -9,8 +9,9 @@ struct ServiceCompiler {
   private var slices: [ObjectKey: Set<ObjectKey>] = [:]
   private var dirty: Set<ObjectKey> = []
   private var installed: [ObjectKey: [PortKey: InstalledPort]] = [:]
-  /// Who wants an address and port, in the order of their claims: the first has it.
-  private var claims: [Claim: [ObjectKey]] = [:]
+  /// Who wants an address and port, the first of whom has it.
+  private var claims: [Claim: [Claimant]] = [:]
+  private var view: Viewpoint?
 
   /// One port of a service in one family: the families are independent (KP-6).
   struct PortKey: Hashable {
@@ -41,8 +42,21 @@ struct ServiceCompiler {
     }
   }
 
+  /// A service port that wants an address and port. Cluster IPs come before external IPs, these before load balancers'
+  /// and these before NodePorts (KP-25); then the names decide, so that the order of changes is of no importance.
+  struct Claimant: Equatable, Comparable {
+    var kind: Frontend.Kind
+    var service: ObjectKey
+    var port: PortKey
+
+    static func < (a: Claimant, b: Claimant) -> Bool {
+      (a.kind.rawValue, a.service.namespace, a.service.name, a.port.name)
+        < (b.kind.rawValue, b.service.namespace, b.service.name, b.port.name)
+    }
+  }
+
   /// What services are looked at from.
-  struct Viewpoint {
+  struct Viewpoint: Equatable {
     var node: String
     var zone: String?
     var balancing: Model.LoadBalancing
@@ -65,26 +79,22 @@ struct ServiceCompiler {
     dirty.insert(service)
   }
 
-  /// Every service has to be looked at: the node's zone or the configuration changed.
-  mutating func noteAll(_ state: State) { dirty.formUnion(state.services.keys) }
-
   // MARK: Commit
 
   mutating func commit(to tables: inout Tables, _ state: State, _ view: Viewpoint) {
-    // Services whose claims were given up let others have them, who are then looked at in turn.
-    while !dirty.isEmpty {
-      let batch = dirty.count == 1 ? Array(dirty) : dirty.sorted { ($0.namespace, $0.name) < ($1.namespace, $1.name) }
-      dirty.removeAll(keepingCapacity: true)
-      for key in batch { bringUpToDate(key, &tables, state, view) }
+    if view != self.view {
+      self.view = view
+      dirty.formUnion(state.services.keys)
     }
+    let batch = exchange(&dirty, with: [])
+    for key in batch { bringUpToDate(key, &tables, state, view) }
   }
 
   private mutating func bringUpToDate(
     _ key: ObjectKey, _ tables: inout Tables, _ state: State, _ view: Viewpoint
   ) {
-    let service = state.services[key].flatMap { $0.isServed ? $0 : nil }
-    var wanted: [PortKey: (Dataplane.ServicePort, [Frontend: FrontendPolicy])] = [:]
-    if let service {
+    var wanted: [PortKey: (port: Dataplane.ServicePort, frontends: [Frontend: FrontendPolicy])] = [:]
+    if let service = state.services[key], service.isServed {
       let own = (slices[key] ?? []).compactMap { state.endpointSlices[$0] }.sorted { $0.name < $1.name }
       for address in service.clusterIPs {
         for port in service.ports {
@@ -94,31 +104,33 @@ struct ServiceCompiler {
         }
       }
     }
-    var ports = installed[key] ?? [:]
-    for (portKey, old) in ports where wanted[portKey] == nil {
-      for frontend in old.frontends.keys { giveUp(frontend, key, &tables) }
-      tables.removeService(old.index)
-      ports[portKey] = nil
+    let old = installed[key] ?? [:]
+    var ports: [PortKey: InstalledPort] = [:]
+    // The addresses and ports that somebody may have now who did not before, or in another way.
+    var disputed: [Claim] = []
+    for (portKey, record) in old {
+      for frontend in record.frontends.keys where wanted[portKey]?.frontends[frontend] == nil {
+        giveUp(frontend, Claimant(kind: frontend.kind, service: key, port: portKey))
+        disputed.append(Claim(frontend))
+      }
     }
     for (portKey, (port, frontends)) in wanted {
-      var record: InstalledPort
-      if let old = ports[portKey] {
-        record = old
-        if old.port != port { tables.updateService(old.index, port) }
-        record.port = port
+      let index: ServiceIndex
+      if let record = old[portKey] {
+        index = record.index
+        if record.port != port { tables.updateService(index, port) }
       } else {
-        record = InstalledPort(index: tables.addService(port), port: port, frontends: [:])
+        index = tables.addService(port)
       }
-      for frontend in record.frontends.keys where frontends[frontend] == nil { giveUp(frontend, key, &tables) }
-      for (frontend, policy) in frontends where claim(frontend, key) {
-        if record.frontends[frontend] != policy || ports[portKey] == nil {
-          tables.setFrontend(frontend, policy, service: record.index)
-        }
+      for (frontend, policy) in frontends where old[portKey]?.frontends[frontend] != policy {
+        claim(frontend, Claimant(kind: frontend.kind, service: key, port: portKey))
+        disputed.append(Claim(frontend))
       }
-      record.frontends = frontends
-      ports[portKey] = record
+      ports[portKey] = InstalledPort(index: index, port: port, frontends: frontends)
     }
     installed[key] = ports.isEmpty ? nil : ports
+    for claim in disputed { settle(claim, &tables) }
+    for (portKey, record) in old where wanted[portKey] == nil { tables.removeService(record.index) }
   }
 
   private func compile(
@@ -141,18 +153,16 @@ struct ServiceCompiler {
     // KP-20
     add(.clusterIP, clusterIP, port.port, FrontendPolicy(isLocal: service.internalTrafficPolicy == .local))
     // KP-21
-    for address in service.externalIPs where address.family == family && address != clusterIP {
+    for address in service.externalIPs where address.family == family {
       add(.externalIP, address, port.port, FrontendPolicy(isLocal: isLocal))
     }
-    if service.type == .loadBalancer {
-      // KP-22, KP-38
-      let ranges = service.loadBalancerSourceRanges.filter { $0.family == family }
-      let isOpen = ranges.isEmpty || ranges.contains { $0.length == 0 }
-      for address in service.loadBalancerVIPs where address.family == family {
-        add(.loadBalancer, address, port.port, FrontendPolicy(isLocal: isLocal, sourceRanges: isOpen ? nil : ranges))
-      }
+    // KP-22, KP-38
+    let ranges = service.loadBalancerSourceRanges.filter { $0.family == family }
+    let isOpen = ranges.isEmpty || ranges.contains { $0.length == 0 }
+    for address in service.loadBalancerVIPs where address.family == family {
+      add(.loadBalancer, address, port.port, FrontendPolicy(isLocal: isLocal, sourceRanges: isOpen ? nil : ranges))
     }
-    if service.type != .clusterIP, let nodePort = port.nodePort {
+    if let nodePort = port.nodePort {
       // KP-23
       add(.nodePort, nil, nodePort, FrontendPolicy(isLocal: isLocal))
     }
@@ -161,37 +171,33 @@ struct ServiceCompiler {
 
   // MARK: Claims
 
-  /// Whether the service has the frontend now; where another has it, the service waits for it.
-  private mutating func claim(_ frontend: Frontend, _ key: ObjectKey) -> Bool {
+  private mutating func claim(_ frontend: Frontend, _ claimant: Claimant) {
     let claim = Claim(frontend)
-    guard let owners = claims[claim] else {
-      claims[claim] = [key]
-      return true
+    guard var claimants = claims[claim] else {
+      claims[claim] = [claimant]
+      return
     }
-    if !owners.contains(key) { claims[claim]?.append(key) }
-    return owners.first == key
+    guard !claimants.contains(claimant) else { return }
+    let place = claimants.firstIndex { claimant < $0 } ?? claimants.endIndex
+    claimants.insert(claimant, at: place)
+    claims[claim] = claimants
   }
 
-  private mutating func giveUp(_ frontend: Frontend, _ key: ObjectKey, _ tables: inout Tables) {
+  private mutating func giveUp(_ frontend: Frontend, _ claimant: Claimant) {
     let claim = Claim(frontend)
-    guard var owners = claims[claim], let place = owners.firstIndex(of: key) else { return }
-    owners.remove(at: place)
-    claims[claim] = owners.isEmpty ? nil : owners
-    guard place == 0 else { return }
-    tables.removeFrontend(frontend)
-    if let heir = owners.first {
-      // The heir's frontend is written when it is looked at; what it thinks is there is not.
-      var ports = installed[heir] ?? [:]
-      for portKey in ports.keys { ports[portKey]?.frontends.removeAll { Claim($0) == claim } }
-      installed[heir] = ports
-      dirty.insert(heir)
-    }
+    guard var claimants = claims[claim] else { return }
+    claimants.removeAll { $0 == claimant }
+    claims[claim] = claimants.isEmpty ? nil : claimants
   }
-}
 
-extension Dictionary {
-  /// Takes out the entries whose keys meet a condition.
-  fileprivate mutating func removeAll(where condition: (Key) -> Bool) {
-    for key in keys where condition(key) { removeValue(forKey: key) }
+  /// Leads an address and port to the first of those who want it.
+  private func settle(_ claim: Claim, _ tables: inout Tables) {
+    func frontend(_ kind: Frontend.Kind) -> Frontend {
+      Frontend(kind, address: claim.address, family: claim.family, transport: claim.transport, port: claim.port)
+    }
+    guard let winner = claims[claim]?.first, let record = installed[winner.service]?[winner.port],
+      let policy = record.frontends[frontend(winner.kind)]
+    else { return tables.removeFrontend(frontend(.clusterIP)) }
+    tables.setFrontend(frontend(winner.kind), policy, service: record.index)
   }
 }

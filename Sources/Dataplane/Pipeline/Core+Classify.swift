@@ -28,7 +28,7 @@ extension Core {
       case .v4(let address): address.isValidSource
       case .v6(let address): address.isValidSource
       }
-    guard isValid else { return .invalidSource }
+    guard isValid || source == Core.localhost && isFromHost else { return .invalidSource }
     guard ingressRecord.checksSource else { return nil }
     switch PortRole(rawValue: ingressRecord.role) {
     case .pod: return tables.podAddresses.find(source) == UInt32(ingress.rawValue) ? nil : .sourceAddress
@@ -38,12 +38,20 @@ extension Core {
     }
   }
 
+  /// Whether a packet is the node's own.
+  private var isFromHost: Bool { ingressRecord.role == PortRole.host.rawValue }
+
   /// Decides where a packet goes that no flow knows. Nil when it was dropped or answered.
   mutating func decide(
     _ index: Int, _ tail: FlowKeyTail, source: IPAddress, destination: IPAddress, _ batch: inout FrameBatch,
     _ tables: borrowing Tables
   ) -> Judgement? {
     guard isAcceptable(index, source: source, destination: destination, &batch, tables) else { return nil }
+    // KP-39: a connection whose beginning was not seen.
+    if tail.transport == IPProtocol.tcp.rawValue, !tables.settings.tcpBeLiberal, contexts[index].tcpFlags & 0x17 != 0x02 {
+      drop(index, .tcpNoSYN, batch)
+      return nil
+    }
     var judgement = Judgement(decision: Decision(hop: 0, route: 0, zone: Zone(rawValue: 0)))
     var target = destination
     var port = tail.destinationPort
@@ -98,8 +106,14 @@ extension Core {
       return false
     }
     record(.sourceAccepted)
-    if let problem = destinationProblem(destination, contexts[index]) {
+    if let problem = destinationProblem(destination, contexts[index], tables) {
+      if problem == .invalidDestination { record(.serviceDecided(ServiceDecision(verdict: .drop))) }
       drop(index, problem, batch)
+      return false
+    }
+    // KP-24: the node's packets to itself have no business elsewhere.
+    if source == Core.localhost, destination != Core.localhost {
+      drop(index, .invalidSource, batch)
       return false
     }
     if contexts[index].flags.contains(.hasOptions), hasSourceRoute(index, batch) {
@@ -173,14 +187,27 @@ extension Core {
     return Decision(hop: chosen, route: route, zone: tables.ports.records[Int(out.rawValue)].zone)
   }
 
-  /// Sends on a packet that belongs to no flow of its own: an ICMP error.
+  /// Sends on a packet that belongs to no flow of its own: an ICMP error. `isExpected`: it is about a flow, so that it is
+  /// allowed as the flow's answers are (NP-6).
   mutating func forwardWithoutFlow(
-    _ index: Int, source: IPAddress, destination: IPAddress, _ batch: inout FrameBatch, _ tables: borrowing Tables
+    _ index: Int, source: IPAddress, destination: IPAddress, isExpected: Bool, _ batch: inout FrameBatch,
+    _ tables: borrowing Tables
   ) {
     contexts[index].hash = mix(UInt64(truncatingIfNeeded: destination.word), UInt64(truncatingIfNeeded: source.word))
     guard isAcceptable(index, source: source, destination: destination, &batch, tables) else { return }
     if isBareUnderlay(index), tables.localAddresses.find(destination) != nil {
       return drop(index, .leftToHost, batch)
+    }
+    if tables.services.isKnown(destination) { return drop(index, .noServicePort, batch) }
+    if tables.services.serviceBlocks.contains(where: { $0.contains(destination) }) {
+      return drop(index, .noService, batch)
+    }
+    if !isExpected,
+      let problem = policyProblem(
+        source: source, sourcePod: tables.policies.pod(source), destination: destination,
+        destinationPod: tables.policies.pod(destination), transport: contexts[index].transportProtocol, port: 0, tables)
+    {
+      return drop(index, problem, batch)
     }
     guard
       let decision = route(index, source: source, destination: destination, isTranslated: false, &batch, tables)
@@ -193,11 +220,17 @@ extension Core {
     ingressRecord.role == PortRole.underlay.rawValue && contexts[index].tunnel == 0
   }
 
-  private func destinationProblem(_ destination: IPAddress, _ context: PacketContext) -> DropReason? {
+  private func destinationProblem(
+    _ destination: IPAddress, _ context: PacketContext, _ tables: borrowing Tables
+  ) -> DropReason? {
     switch destination {
     case .v4(let address):
       if address.isMulticast || address == .broadcast { return .multicast }
-      if address.isLoopback || address.rawValue >> 24 == 0 { return .invalidDestination }
+      if address.rawValue >> 24 == 0 { return .invalidDestination }
+      // KP-24
+      if address.isLoopback, !isFromHost || tables.nodePortAddresses.find(destination) == nil {
+        return .invalidDestination
+      }
     case .v6(let address):
       if address.isMulticast { return .multicast }
       if address.isLoopback || address == .any { return .invalidDestination }

@@ -32,6 +32,26 @@ extension Core {
     return true
   }
 
+  /// Whether `admit` would cut a packet into fragments.
+  @inline(__always)
+  func mustCut(_ index: Int, _ hop: HopIndex, _ batch: borrowing FrameBatch, _ tables: borrowing Tables) -> Bool {
+    let context = contexts[index]
+    guard !context.flags.contains(.dontFragment), context.timeToLive > 1 else { return false }
+    let size = batch[index].segmentation == .none ? context.length : segmentLength(batch[index], context)
+    let learned = hopStates[Int(hop)].learnedMTU
+    return size > tables.hops.records[Int(hop)].mtu || learned != 0 && size > learned
+  }
+
+  /// Whether the neighbour of a hop may be there. Where it did not answer, the sender is told.
+  @inline(__always)
+  mutating func isReachable(
+    _ index: Int, _ hop: HopIndex, _ batch: inout FrameBatch, _ tables: borrowing Tables
+  ) -> Bool {
+    if tables.hops.records[Int(hop)].neighbour != NeighbourState.failed.rawValue { return true }
+    awaitNeighbour(index, hop, &batch, tables)
+    return false
+  }
+
   /// Counts down the time to live, puts the hop's headers in front and lists the packet for its port. Where the
   /// neighbour's address is not known yet, the packet waits, as it is.
   @inline(__always)

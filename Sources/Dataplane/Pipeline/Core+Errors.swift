@@ -191,7 +191,7 @@ extension Core {
     var context = PacketContext()
     context.length = frame.length
     context.transport = UInt16(isIPv6 ? IPv6Header.length : IPv4Header.length)
-    context.transportProtocol = (isIPv6 ? IPProtocol.icmpv6 : .icmp).rawValue
+    context.transportProtocol = frame.octets[isIPv6 ? 6 : 9]
     context.timeToLive = 64
     context.trafficClass = isIPv6 ? 0 : frame.octets[1]
     context.flags = isIPv6 ? [.ipv6, .originated, .dontFragment] : [.originated]

@@ -12,8 +12,11 @@ enum ServiceOutcome {
 
 /// Who opens a connection, as far as services treat them differently (KP-33).
 enum ServiceOrigin {
+  /// A pod of this node.
   case pod
+  /// The node itself.
   case node
+  /// Anybody else, pods of other nodes too.
   case outside
 }
 
@@ -23,22 +26,23 @@ extension Core {
     _ index: Int, _ tail: FlowKeyTail, source: IPAddress, destination: IPAddress, _ batch: inout FrameBatch,
     _ tables: borrowing Tables
   ) -> ServiceOutcome {
-    let isIPv6 = contexts[index].isIPv6
-    var found: UInt32?
-    if !tail.isQuery {
-      found = tables.services.frontend(
-        destination, isIPv6: isIPv6, transport: tail.transport, port: tail.destinationPort)
-      // KP-25: NodePorts match last.
-      if found == nil, tables.nodePortAddresses.find(destination) != nil {
-        found = tables.services.frontend(nil, isIPv6: isIPv6, transport: tail.transport, port: tail.destinationPort)
-      }
-    }
+    let found =
+      tail.isQuery
+      ? nil
+      : tables.frontend(
+        destination, isIPv6: contexts[index].isIPv6, transport: tail.transport, port: tail.destinationPort)
     guard let found else { return unknownService(index, destination, &batch, tables) }
     let frontend = tables.services.frontendRecords[Int(found)]
     let service = tables.services.services[Int(frontend.service)]
     let name = isTracing ? tables.services.name(of: frontend.service) : ""
     let kind = Frontend.Kind(rawValue: frontend.kind) ?? .clusterIP
     let origin = origin(of: source, tables)
+    // KP-30: nobody could answer, so whoever asks is told.
+    guard service.clusterCount > 0 || service.localCount > 0 else {
+      record(.serviceDecided(ServiceDecision(name: name, verdict: .reject)))
+      refuse(index, .noEndpoint, &batch, tables)
+      return .refused
+    }
     if frontend.hasSourceRanges, kind == .loadBalancer, let ranges = tables.services.ranges(of: found) {
       // KP-38: the node's own traffic counts as coming from the address itself.
       let client = origin == .node ? destination : source
@@ -47,12 +51,6 @@ extension Core {
         drop(index, .sourceRange, batch)
         return .refused
       }
-    }
-    // KP-30: nobody could answer, so whoever asks is told.
-    guard service.clusterCount > 0 || service.localCount > 0 else {
-      record(.serviceDecided(ServiceDecision(name: name, verdict: .reject)))
-      refuse(index, .noEndpoint, &batch, tables)
-      return .refused
     }
     let isLocalOnly = frontend.isLocal && (kind == .clusterIP || origin == .outside)
     guard isLocalOnly ? service.localCount > 0 : service.clusterCount > 0 else {
@@ -91,6 +89,12 @@ extension Core {
   private mutating func unknownService(
     _ index: Int, _ destination: IPAddress, _ batch: inout FrameBatch, _ tables: borrowing Tables
   ) -> ServiceOutcome {
+    if destination == Core.localhost {
+      // KP-24: what reaches the node here is for a NodePort, or for nobody.
+      record(.serviceDecided(ServiceDecision(verdict: .drop)))
+      drop(index, .invalidDestination, batch)
+      return .refused
+    }
     if tables.services.isKnown(destination) {
       record(.serviceDecided(ServiceDecision(verdict: .reject)))
       refuse(index, .noServicePort, &batch, tables)
@@ -105,13 +109,18 @@ extension Core {
     return .none
   }
 
+  /// The address that NodePorts are served on for the node itself, where that is wanted (KP-24).
+  static var localhost: IPAddress { .v4(IPv4Address(127, 0, 0, 1)) }
+
+  /// Who a packet is from. What comes from the underlay is from elsewhere, whatever it says.
   private func origin(of source: IPAddress, _ tables: borrowing Tables) -> ServiceOrigin {
     switch PortRole(rawValue: ingressRecord.role) {
     case .pod: return .pod
     case .host: return .node
-    default:
-      if tables.localAddresses.find(source) != nil { return .node }
-      return tables.settings.clusterCIDRs.contains { $0.contains(source) } ? .pod : .outside
+    case .underlay: return .outside
+    case .wire, nil:
+      if tables.podAddresses.find(source) != nil { return .pod }
+      return tables.localAddresses.find(source) != nil ? .node : .outside
     }
   }
 
@@ -134,7 +143,7 @@ extension Core {
     let first = Int(service.list) + (isLocal ? Int(service.clusterCount) : 0)
     let count = Int(isLocal ? service.localCount : service.clusterCount)
     if service.affinity > 0,
-      let kept = affinity.find(source, number, second: second, timeout: service.affinity),
+      let kept = affinity.find(source, number, second: second),
       tables.services.backends[Int(kept.backend)].generation == kept.generation
     {
       // Eligible still means: in the set that this connection may use.
@@ -144,11 +153,12 @@ extension Core {
       }
     }
     let backend: BackendIndex
-    if service.maglevSize > 0 {
+    let size = isLocal ? service.localMaglevSize : service.clusterMaglevSize
+    if size > 0 {
       // The zone is left out: other nodes, where the connection may come in next, have other zones.
       let hash = mix(mix(source.word, destination.word), tail.word & 0xff_ffff_ffff)
-      let table = Int(service.maglev) + (isLocal ? Int(service.maglevSize) : 0)
-      backend = tables.services.lists[table + Int(hash % UInt64(service.maglevSize))]
+      let table = Int(service.maglev) + (isLocal ? Int(service.clusterMaglevSize) : 0)
+      backend = tables.services.lists[table + Int(hash % UInt64(size))]
     } else {
       backend = tables.services.lists[first + random.below(count)]
     }

@@ -57,6 +57,7 @@ public enum DropReason: UInt8, CaseIterable, Sendable {
   case sourceRange
   case noFreePort
   case flowTableFull
+  case tcpNoSYN
 
   // Policy.
   case policyEgress
@@ -135,6 +136,7 @@ extension DropReason {
     case .sourceRange: "a client outside of the load balancer's source ranges"
     case .noFreePort: "no port left to masquerade with"
     case .flowTableFull: "no room to remember a translation"
+    case .tcpNoSYN: "a TCP segment of a connection whose beginning was not seen"
     case .policyEgress: "no policy lets the source send this"
     case .policyIngress: "no policy lets the destination receive this"
     case .fragmentOverlap: "a fragment that overlaps another"

@@ -16,7 +16,9 @@ struct Family<Key: FlowKey>: ~Copyable {
     for number in 0..<list.count {
       let index = list[number]
       let position = flows.table.find(keys[index], core.contexts[index].hash)
-      if position >= 0, flows.table.slots[position].epoch == epoch {
+      if position >= 0, flows.table.slots[position].epoch == epoch,
+        core.contexts[index].tcpFlags & 0x12 != 0x02 || !flows.isReopened(position)
+      {
         core.record(.flowFound)
         send(index, position, &core, &batch, tables)
       } else {
@@ -35,13 +37,20 @@ struct Family<Key: FlowKey>: ~Copyable {
     _ index: Int, _ position: Int, _ core: inout Core, _ batch: inout FrameBatch, _ tables: borrowing Tables
   ) {
     let hop = flows.table.slots[position].hop
-    guard core.admit(index, hop, &batch, tables) else { return }
-    flows.count(position, core.contexts[index], second: core.second)
-    if flows.table.slots[position].rewrites {
-      let frame = batch[index]
-      flows.table.slots[position].rewrite.apply(
-        to: frame.octets, core.contexts[index], isPartial: frame.flags.contains(.checksumPartial))
+    guard flows.table.slots[position].rewrites else {
+      guard core.admit(index, hop, &batch, tables) else { return }
+      flows.count(position, core.contexts[index], second: core.second)
+      return core.dispatch(index, hop, &batch, tables)
     }
+    // Errors are to quote the packet as its sender knows it; fragments are cut from what it becomes.
+    guard core.isReachable(index, hop, &batch, tables) else { return }
+    let isCut = core.mustCut(index, hop, batch, tables)
+    guard isCut || core.admit(index, hop, &batch, tables) else { return }
+    flows.count(position, core.contexts[index], second: core.second)
+    let frame = batch[index]
+    flows.table.slots[position].rewrite.apply(
+      to: frame.octets, core.contexts[index], isPartial: frame.flags.contains(.checksumPartial))
+    if isCut { return core.emit(index, hop, &batch, tables) }
     core.dispatch(index, hop, &batch, tables)
   }
 
@@ -52,6 +61,10 @@ struct Family<Key: FlowKey>: ~Copyable {
     let key = keys[index]
     // An earlier packet of this batch may have entered the flow.
     var position = flows.table.find(key, core.contexts[index].hash)
+    if position >= 0, core.contexts[index].tcpFlags & 0x12 == 0x02, flows.isReopened(position) {
+      flows.removeConnection(of: key)
+      position = -1
+    }
     if position >= 0 {
       position = review(position, index, &core, &batch, tables)
       if position == Family.consumed { return }
@@ -79,8 +92,8 @@ struct Family<Key: FlowKey>: ~Copyable {
       return position
     }
     core.record(.flowStale)
-    guard flows.isBackendCurrent(position, tables.services.backends) else {
-      // KP-51: the endpoint is gone, and UDP does not notice by itself.
+    guard flows.isServiceCurrent(position, tables) else {
+      // KP-51: UDP does not notice by itself.
       flows.removeConnection(of: slot.key)
       return slot.isReply ? drop(index, .noEndpoint, &core, batch) : -1
     }
@@ -154,6 +167,13 @@ struct Family<Key: FlowKey>: ~Copyable {
         return drop(index, .noFreePort, &core, batch)
       }
       translated = free
+    } else if flows.isTaken(translated.reversed(zone: zone), isTranslated: translated != key) {
+      // The same client port leads to the same endpoint already, by another frontend or none. It gets another port, as
+      // Linux does it, so that answers find back.
+      guard let free = masquerade(translated, key.sourceAddress, zone, &core, tables) else {
+        return drop(index, .noFreePort, &core, batch)
+      }
+      translated = free
     }
     if translated != key {
       core.record(
@@ -167,7 +187,7 @@ struct Family<Key: FlowKey>: ~Copyable {
       core.emit(index, judgement.decision.hop, &batch, tables)
       return Family.consumed
     }
-    decideReply(reply, to: key.sourceAddress, tables)
+    decideReply(reply, to: key.sourceAddress, isTranslated: translated != key, tables)
     let position = flows.table.find(key, core.contexts[index].hash)
     flows.setPods(position, judgement.sourcePod, judgement.destinationPod, tables.policies)
     if judgement.backend != 0 {
@@ -196,12 +216,20 @@ struct Family<Key: FlowKey>: ~Copyable {
 
   /// Gives the reply direction of a new flow its hop, so that the first answer need not be classified. Where there is
   /// none, the answer decides.
-  private mutating func decideReply(_ reply: Key, to destination: IPAddress, _ tables: borrowing Tables) {
+  private mutating func decideReply(
+    _ reply: Key, to destination: IPAddress, isTranslated: Bool, _ tables: borrowing Tables
+  ) {
     let hash = reply.hash
     let position = flows.table.find(reply, hash)
     guard position >= 0, flows.table.slots[position].isReply else { return }
     let route = tables.routes.lookup(destination)
-    guard route != 0, tables.routes.records[Int(route)].action == RouteAction.forward.rawValue else { return }
+    guard route != 0 else { return }
+    switch RouteAction(rawValue: tables.routes.records[Int(route)].action) {
+    case .forward: break
+    // What is not translated may be the kernel's, which depends on how the answer comes in.
+    case .local where isTranslated: break
+    default: return
+    }
     let hop = tables.routes.hop(of: route, hash: hash)
     guard hop != 0 else { return }
     flows.settle(position, HopTable.index(hop, isIPv6: Key.isIPv6), route, tables)

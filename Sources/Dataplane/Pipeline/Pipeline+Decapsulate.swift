@@ -10,18 +10,22 @@ extension Pipeline {
     switch context.transportProtocol {
     case IPProtocol.ipv4.rawValue, IPProtocol.ipv6.rawValue, IPProtocol.gre.rawValue: break
     case IPProtocol.udp.rawValue:
-      if isFragment { break }
       let frame = batch[index]
       let octets = frame.octets
+      if isFragment {
+        // Only what a peer sent can be a tunnel packet; all else goes on as it is.
+        let peer = isIPv6 ? tables.peerAddresses.find(octets[ipv6: 8]) : tables.peerAddresses.find(octets[ipv4: 12])
+        guard peer != nil else { return false }
+        break
+      }
       guard Int(context.transport) + UDPHeader.length <= octets.count else { return false }
       let port = octets[u16: Int(context.transport) + 2]
       guard port == tables.settings.vxlanPort || port == tables.settings.genevePort else { return false }
     case IPProtocol.icmp.rawValue where !isIPv6 && !isFragment:
-      return core.learnFromError4(index, &batch, tables)
+      return passOn(core.learnFromError4(index, &batch, tables), index, &batch, tables)
     case IPProtocol.icmpv6.rawValue where isIPv6 && !isFragment:
-      return core.learnFromError6(index, &batch, tables)
-    default:
-      if !isFragment { return false }
+      return passOn(core.learnFromError6(index, &batch, tables), index, &batch, tables)
+    default: return false
     }
     if isFragment {
       // Whose packet it is shows when it is whole.
@@ -32,6 +36,30 @@ extension Pipeline {
       decapsulate(index, isIPv6: isIPv6, &batch, tables)
     }
     return true
+  }
+
+  /// Tells the sender of an inner packet what happened to it, in terms of what it sent: a packet in a tunnel may have been
+  /// translated. False where there was nothing to tell of.
+  private mutating func passOn(
+    _ report: Core.TunnelReport, _ index: Int, _ batch: inout FrameBatch, _ tables: borrowing Tables
+  ) -> Bool {
+    switch report {
+    case .none: return false
+    case .done: return true
+    case .tell(let message):
+      restore(index, zone: .underlay, batch)
+      core.sendError(message, about: index, &batch, tables)
+      return true
+    }
+  }
+
+  /// Puts a packet that was to leave by a port of `zone` back to what its sender sent.
+  mutating func restore(_ index: Int, zone: Zone, _ batch: borrowing FrameBatch) {
+    if core.contexts[index].isIPv6 {
+      v6.restore(batch[index], zone: zone)
+    } else {
+      v4.restore(batch[index], zone: zone)
+    }
   }
 
   /// Takes the outer headers off a tunnel packet and reads the inner one.

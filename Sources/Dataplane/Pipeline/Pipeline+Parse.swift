@@ -121,8 +121,7 @@ extension Pipeline {
     let hash = key.hash
     core.contexts[index].hash = hash
     if core.contexts[index].flags.contains(.icmpError) {
-      if v4.relayError(index, &core, &batch, tables) { return }
-      return core.forwardWithoutFlow(index, source: .v4(key.source), destination: .v4(key.destination), &batch, tables)
+      return v4.passError(index, &core, &batch, tables)
     }
     v4.keys[index] = key
     v4.flows.table.prefetch(hash)
@@ -188,8 +187,7 @@ extension Pipeline {
     let hash = key.hash
     core.contexts[index].hash = hash
     if core.contexts[index].flags.contains(.icmpError) {
-      if v6.relayError(index, &core, &batch, tables) { return }
-      return core.forwardWithoutFlow(index, source: .v6(key.source), destination: .v6(key.destination), &batch, tables)
+      return v6.passError(index, &core, &batch, tables)
     }
     v6.keys[index] = key
     v6.flows.table.prefetch(hash)

@@ -35,7 +35,7 @@ struct AffinityTable: ~Copyable {
   }
 
   func find(
-    _ client: IPAddress, _ service: ServiceIndex, second: UInt32, timeout: UInt32
+    _ client: IPAddress, _ service: ServiceIndex, second: UInt32
   ) -> (backend: BackendIndex, generation: UInt32)? {
     let name = name(client, service)
     let first = (Int(truncatingIfNeeded: name >> 20) & mask) * AffinityTable.ways
@@ -67,6 +67,4 @@ struct AffinityTable: ~Copyable {
     entries[best] = Entry(
       client: name, service: service, backend: backend, generation: generation, until: second &+ timeout)
   }
-
-  init() { self.init(limit: 1 << 16) }
 }

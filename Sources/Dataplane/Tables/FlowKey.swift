@@ -24,8 +24,6 @@ protocol FlowKey: BitwiseCopyable, Equatable, Sendable {
 
   /// The key of a packet whose network-layer header is at the start of `octets`.
   init(addressesOf octets: Octets, _ tail: FlowKeyTail)
-  /// Writes the addresses into such a header, with its checksum.
-  func writeAddresses(to octets: Octets)
 
   /// The same packets after a translation of the destination, and of the source where one is given. Ports are in host
   /// byte order.
@@ -43,8 +41,12 @@ protocol FlowRewrite: BitwiseCopyable, Sendable {
   /// What makes packets of flow `key` those of flow `other`.
   init(_ key: Key, to other: Key)
   var destinationAddress: IPAddress { get }
+  /// What the new addresses do to a checksum that covers them.
+  var addresses: ChecksumDelta { get }
   /// Writes the new values into a packet whose network-layer header is at the start of `octets`.
   func apply(to octets: Octets, _ context: PacketContext, isPartial: Bool)
+  /// The same for a packet that an error quotes, of which perhaps only the first octets are there.
+  func applyToQuoted(_ octets: Octets, transport offset: Int, _ carried: UInt8, isPartial: Bool)
 }
 
 /// What keys of both families have.
@@ -104,11 +106,6 @@ struct FlowKey4: FlowKey {
 
   init(addressesOf octets: Octets, _ tail: FlowKeyTail) { self.init(addresses: octets[u64Native: 12], tail: tail) }
 
-  func writeAddresses(to octets: Octets) {
-    octets[u64Native: 12] = addresses
-    IPv4Header(octets)?.updateChecksum()
-  }
-
   typealias Rewrite = FlowRewrite4
   typealias Padding = ()
   static var padding: Void { () }
@@ -167,13 +164,6 @@ struct FlowKey6: FlowKey {
     self.init(
       source0: octets[u64Native: 8], source1: octets[u64Native: 16], destination0: octets[u64Native: 24],
       destination1: octets[u64Native: 32], tail: tail)
-  }
-
-  func writeAddresses(to octets: Octets) {
-    octets[u64Native: 8] = source0
-    octets[u64Native: 16] = source1
-    octets[u64Native: 24] = destination0
-    octets[u64Native: 32] = destination1
   }
 
   typealias Rewrite = FlowRewrite6

@@ -96,16 +96,43 @@ struct FlowState<Key: FlowKey>: ~Copyable {
   /// Whether the policies that let the connection be are still the same.
   func isPolicyCurrent(_ position: Int, _ policies: borrowing PolicyTable) -> Bool {
     let connection = connections.places[Int(table.slots[position].connection)]
-    return policies.records[Int(connection.sourcePod)].generation == connection.sourceGeneration
-      && policies.records[Int(connection.destinationPod)].generation == connection.destinationGeneration
+    guard policies.records[Int(connection.sourcePod)].generation == connection.sourceGeneration,
+      policies.records[Int(connection.destinationPod)].generation == connection.destinationGeneration
+    else { return false }
+    // An address that was nobody's may be a pod's by now.
+    return (connection.sourcePod != 0 || policies.pod(connection.forward.sourceAddress) == 0)
+      && (connection.destinationPod != 0 || policies.pod(connection.reply.sourceAddress) == 0)
   }
 
-  /// Whether the endpoint of the connection is still the one it was given. TCP and SCTP connections stay with an endpoint
-  /// that is no longer offered; UDP must not (KP-51).
-  func isBackendCurrent(_ position: Int, _ backends: borrowing Memory<BackendRecord>) -> Bool {
+  /// Whether the connection would still go where it was sent. TCP and SCTP connections stay with an endpoint that is no
+  /// longer offered. UDP must not: neither with an endpoint that went, nor with none when there is a service by now, nor
+  /// with that of another service (KP-51).
+  func isServiceCurrent(_ position: Int, _ tables: borrowing Tables) -> Bool {
     let connection = connections.places[Int(table.slots[position].connection)]
-    guard connection.backend != 0, connection.forward.tail.transport == IPProtocol.udp.rawValue else { return true }
-    return backends[Int(connection.backend)].generation == connection.backendGeneration
+    let key = connection.forward
+    guard key.tail.transport == IPProtocol.udp.rawValue else { return true }
+    let frontend = tables.frontend(
+      key.destinationAddress, isIPv6: Key.isIPv6, transport: key.tail.transport, port: key.tail.destinationPort)
+    guard let frontend, connection.backend != 0 else { return frontend == nil && connection.backend == 0 }
+    let backend = tables.services.backends[Int(connection.backend)]
+    return backend.generation == connection.backendGeneration
+      && backend.service == tables.services.frontendRecords[Int(frontend)].service
+  }
+
+  /// Whether a SYN that belongs to the direction at `position` opens another connection than the one that has ended: it
+  /// may go to another endpoint (KP-15).
+  func isReopened(_ position: Int) -> Bool {
+    let slot = table.slots[position]
+    return slot.rewrites && !slot.isReply
+      && connections.places[Int(slot.connection)].state >= ConnectionState.closing.rawValue
+  }
+
+  /// Whether the answers to a flow that is to be entered could not be told from those to another connection. One that
+  /// has ended gives way.
+  func isTaken(_ reply: Key, isTranslated: Bool) -> Bool {
+    let position = table.find(reply, reply.hash)
+    guard position >= 0, isTranslated || table.slots[position].rewrites else { return false }
+    return connections.places[Int(table.slots[position].connection)].state != ConnectionState.closed.rawValue
   }
 
   /// Writes what the direction at `position` was decided to.

@@ -27,6 +27,8 @@ public struct PolicyEntry: Sendable, Hashable {
     case identity(IdentityIndex)
     /// Addresses whose longest block in use is this one.
     case block(IPPrefix)
+    /// Pods of an identity whose addresses' longest block in use is this one.
+    case member(IdentityIndex, IPPrefix)
   }
 
   public var peer: Peer
@@ -79,6 +81,8 @@ struct PolicyTable: ~Copyable {
   /// Bit n set: some entry has port length n.
   private var lengths: UInt32 = 1
   private var lengthCounts = [Int](repeating: 0, count: 17)
+  /// The entries for pods of an identity in a block.
+  private var memberCount = 0
 
   /// The blocks in use, by longest prefix.
   private var blocks = AddressTable()
@@ -105,18 +109,24 @@ struct PolicyTable: ~Copyable {
     if allows(group, 0, transport, port) { return true }
     if pod != 0, allows(group, records[Int(pod)].identity, transport, port) { return true }
     let block = block(of: peer)
-    return block != 0 && allows(group, block | PolicyTable.blockFlag, transport, port)
+    guard block != 0 else { return false }
+    if allows(group, block | PolicyTable.blockFlag, transport, port) { return true }
+    return memberCount > 0 && pod != 0
+      && allows(group, records[Int(pod)].identity, in: block, transport, port)
   }
 
-  private func allows(_ group: PolicyGroupIndex, _ peer: UInt32, _ transport: UInt8, _ port: UInt16) -> Bool {
+  private func allows(
+    _ group: PolicyGroupIndex, _ peer: UInt32, in block: UInt32 = 0, _ transport: UInt8, _ port: UInt16
+  ) -> Bool {
     let high = UInt64(group) << 32 | UInt64(peer)
-    if entries.find(high, 0, tag: 0) != nil { return true }
+    let scope = UInt64(block) << 8
+    if entries.find(high, scope, tag: 0) != nil { return true }
     var remaining = lengths
     while remaining != 0 {
       let length = UInt32(remaining.trailingZeroBitCount)
       remaining &= remaining - 1
       let masked = length == 0 ? 0 : port & ~UInt16(truncatingIfNeeded: UInt32(0xffff) >> length)
-      if entries.find(high, UInt64(length) + 1, tag: UInt32(transport) << 16 | UInt32(masked)) != nil { return true }
+      if entries.find(high, scope | (UInt64(length) + 1), tag: UInt32(transport) << 16 | UInt32(masked)) != nil { return true }
     }
     return false
   }
@@ -183,15 +193,18 @@ struct PolicyTable: ~Copyable {
 
   private mutating func change(_ group: PolicyGroupIndex, _ entry: PolicyEntry, isPresent: Bool) {
     let peer: UInt32
+    var scope: UInt64 = 0
     switch entry.peer {
     case .any: peer = 0
     case .identity(let identity): peer = identity
-    case .block(let prefix):
-      guard let number = blockNumbers[prefix] else { preconditionFailure("\(prefix) is not in use") }
-      peer = number | PolicyTable.blockFlag
+    case .block(let prefix): peer = number(of: prefix) | PolicyTable.blockFlag
+    case .member(let identity, let prefix):
+      peer = identity
+      scope = UInt64(number(of: prefix)) << 8
+      memberCount += isPresent ? 1 : -1
     }
     let high = UInt64(group) << 32 | UInt64(peer)
-    let low = entry.transport == 0 ? 0 : UInt64(entry.length) + 1
+    let low = entry.transport == 0 ? scope : scope | (UInt64(entry.length) + 1)
     let tag = entry.transport == 0 ? 0 : UInt32(entry.transport) << 16 | UInt32(entry.port)
     let length = Int(entry.length)
     if isPresent {
@@ -206,6 +219,11 @@ struct PolicyTable: ~Copyable {
     } else {
       lengths &= ~(1 << UInt32(length))
     }
+  }
+
+  private func number(of block: IPPrefix) -> UInt32 {
+    guard let number = blockNumbers[block] else { preconditionFailure("\(block) is not in use") }
+    return number
   }
 
   /// Takes a block into use, so that addresses in it are told apart from others.

@@ -100,9 +100,10 @@ struct ServiceRecord: BitwiseCopyable {
   var clusterCount: UInt32
   var localCount: UInt32
   var affinity: UInt32
-  /// Where the Maglev tables are, cluster then local, and how long each is; 0: chosen at random.
+  /// Where the Maglev tables are, cluster then local, and how long they are; 0: chosen at random.
   var maglev: UInt32
-  var maglevSize: UInt32
+  var clusterMaglevSize: UInt32
+  var localMaglevSize: UInt32
   var inUse: Bool
 }
 
@@ -114,6 +115,7 @@ struct BackendRecord: BitwiseCopyable {
   var isIPv6: Bool
   var inUse: Bool
   var generation: UInt32
+  var service: ServiceIndex
 
   var address: IPAddress {
     isIPv6 ? .v6(IPv6Address(high: high, low: low)) : .v4(IPv4Address(rawValue: UInt32(truncatingIfNeeded: low)))
@@ -189,7 +191,8 @@ struct ServiceTable: ~Copyable {
     if Int(index) == names.count { names.append("") }
     if Int(index) >= services.count { services.grow(to: services.count * 2) }
     services[Int(index)] = ServiceRecord(
-      list: 0, clusterCount: 0, localCount: 0, affinity: 0, maglev: 0, maglevSize: 0, inUse: true)
+      list: 0, clusterCount: 0, localCount: 0, affinity: 0, maglev: 0, clusterMaglevSize: 0, localMaglevSize: 0,
+      inUse: true)
     updateService(index, port)
     return index
   }
@@ -203,7 +206,7 @@ struct ServiceTable: ~Copyable {
       removeBackend(place)
       places[endpoint] = nil
     }
-    for endpoint in wanted where places[endpoint] == nil { places[endpoint] = addBackend(endpoint) }
+    for endpoint in wanted where places[endpoint] == nil { places[endpoint] = addBackend(endpoint, index) }
     installed[index] = places.isEmpty ? nil : places
 
     var record = services[Int(index)]
@@ -213,15 +216,19 @@ struct ServiceTable: ~Copyable {
     record.clusterCount = UInt32(port.cluster.count)
     record.localCount = UInt32(port.local.count)
     record.affinity = port.affinity
-    lists.free(record.maglev, Int(record.maglevSize) * 2)
+    lists.free(record.maglev, Int(record.clusterMaglevSize + record.localMaglevSize))
     record.maglev = 0
-    record.maglevSize = 0
-    if port.balancing == .maglev, !port.cluster.isEmpty || !port.local.isEmpty {
-      let size = Maglev.size(for: max(port.cluster.count, port.local.count))
-      let cluster = Maglev.table(port.cluster, size: size).map { $0 < 0 ? 0 : places[port.cluster[$0]]! }
-      let local = Maglev.table(port.local, size: size).map { $0 < 0 ? 0 : places[port.local[$0]]! }
+    record.clusterMaglevSize = 0
+    record.localMaglevSize = 0
+    if port.balancing == .maglev {
+      func table(_ endpoints: [ServicePort.Endpoint]) -> [BackendIndex] {
+        Maglev.table(endpoints, size: Maglev.size(for: endpoints.count)).map { places[endpoints[Int($0)]]! }
+      }
+      let cluster = table(port.cluster)
+      let local = table(port.local)
       record.maglev = lists.allocate(cluster + local)
-      record.maglevSize = UInt32(size)
+      record.clusterMaglevSize = UInt32(cluster.count)
+      record.localMaglevSize = UInt32(local.count)
     }
     services[Int(index)] = record
   }
@@ -230,20 +237,20 @@ struct ServiceTable: ~Copyable {
     let record = services[Int(index)]
     for place in (installed.removeValue(forKey: index) ?? [:]).values { removeBackend(place) }
     lists.free(record.list, Int(record.clusterCount + record.localCount))
-    lists.free(record.maglev, Int(record.maglevSize) * 2)
+    lists.free(record.maglev, Int(record.clusterMaglevSize + record.localMaglevSize))
     services[Int(index)].inUse = false
     names[Int(index)] = ""
     freeServices.append(index)
   }
 
-  private mutating func addBackend(_ endpoint: ServicePort.Endpoint) -> BackendIndex {
+  private mutating func addBackend(_ endpoint: ServicePort.Endpoint, _ service: ServiceIndex) -> BackendIndex {
     let index = freeBackends.popLast() ?? BackendIndex(backendCount)
     if Int(index) == backendCount { backendCount += 1 }
     if Int(index) >= backends.count { backends.grow(to: backends.count * 2) }
     let (high, low) = ServiceTable.words(endpoint.address)
     backends[Int(index)] = BackendRecord(
       high: high, low: low, port: endpoint.port, isIPv6: endpoint.address.family == .ipv6, inUse: true,
-      generation: backends[Int(index)].generation &+ 1)
+      generation: backends[Int(index)].generation &+ 1, service: service)
     return index
   }
 
@@ -259,14 +266,15 @@ struct ServiceTable: ~Copyable {
     let index: UInt32
     if let known = frontends.find(high, low, tag: tag) {
       index = known
+      forget(known, frontend.address)
     } else {
       index = freeFrontends.popLast() ?? UInt32(frontendCount)
       if index == UInt32(frontendCount) { frontendCount += 1 }
       if Int(index) >= frontendRecords.count { frontendRecords.grow(to: frontendRecords.count * 2) }
       frontends.insert(high, low, tag: tag, value: index)
-      if frontend.kind == .clusterIP, let address = frontend.address {
-        knownAddresses.insert(address, value: (knownAddresses.find(address) ?? 0) + 1)
-      }
+    }
+    if frontend.kind == .clusterIP, let address = frontend.address {
+      knownAddresses.insert(address, value: (knownAddresses.find(address) ?? 0) + 1)
     }
     sourceRanges[index] = policy.sourceRanges
     frontendRecords[Int(index)] = FrontendRecord(
@@ -279,11 +287,17 @@ struct ServiceTable: ~Copyable {
     let tag = ServiceTable.tag(frontend.transport, frontend.port, isIPv6: frontend.family == .ipv6)
     guard let index = frontends.find(high, low, tag: tag) else { return }
     frontends.remove(high, low, tag: tag)
+    forget(index, frontend.address)
     sourceRanges[index] = nil
     freeFrontends.append(index)
-    if frontend.kind == .clusterIP, let address = frontend.address, let count = knownAddresses.find(address) {
-      if count > 1 { knownAddresses.insert(address, value: count - 1) } else { knownAddresses.remove(address) }
-    }
+  }
+
+  /// Counts a frontend at a cluster IP less.
+  private mutating func forget(_ index: UInt32, _ address: IPAddress?) {
+    guard frontendRecords[Int(index)].kind == Frontend.Kind.clusterIP.rawValue, let address,
+      let count = knownAddresses.find(address)
+    else { return }
+    if count > 1 { knownAddresses.insert(address, value: count - 1) } else { knownAddresses.remove(address) }
   }
 }
 

@@ -44,6 +44,8 @@ public struct Settings: Sendable, Equatable {
   public var clusterCIDRs: [IPPrefix] = []
   /// Whether all traffic to cluster IPs is masqueraded (KP-34).
   public var masqueradeAll = false
+  /// Whether TCP connections are taken up whose beginning was not seen (KP-39).
+  public var tcpBeLiberal = true
   /// What masqueraded connections come from (KP-36).
   public var nodeAddress4: IPv4Address?
   public var nodeAddress6: IPv6Address?
@@ -200,9 +202,20 @@ extension Tables {
   /// Leads a frontend to a service port; one that is there already is changed.
   public mutating func setFrontend(_ frontend: Frontend, _ policy: FrontendPolicy, service: ServiceIndex) {
     services.setFrontend(frontend, policy, service: service)
+    advanceEpoch()
   }
 
-  public mutating func removeFrontend(_ frontend: Frontend) { services.removeFrontend(frontend) }
+  public mutating func removeFrontend(_ frontend: Frontend) {
+    services.removeFrontend(frontend)
+    advanceEpoch()
+  }
+
+  /// The frontend of packets to an address and port; NodePorts match last (KP-25).
+  func frontend(_ address: IPAddress, isIPv6: Bool, transport: UInt8, port: UInt16) -> UInt32? {
+    if let found = services.frontend(address, isIPv6: isIPv6, transport: transport, port: port) { return found }
+    guard nodePortAddresses.find(address) != nil else { return nil }
+    return services.frontend(nil, isIPv6: isIPv6, transport: transport, port: port)
+  }
 
   /// Drops packets to addresses in these blocks that no service has (KP-37).
   public mutating func setServiceBlocks(_ blocks: [IPPrefix]) { services.serviceBlocks = blocks }
