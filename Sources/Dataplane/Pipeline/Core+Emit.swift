@@ -22,6 +22,7 @@ extension Core {
     push(&frame, number, context, tables)
     let port = tables.hops.records[number].port
     batch[index] = frame
+    record(.sent(port: port))
     output.append(index, to: port, contexts)
   }
 
@@ -149,8 +150,9 @@ extension Core {
   private mutating func finishGRE(_ frame: inout Frame, _ number: Int, _ transport: Int, segments: Int) {
     let start = EthernetHeader.length + transport
     if let header = GREHeader(frame.octets.dropping(start)), let offset = header.sequenceNumberOffset {
-      header.octets[u32: offset] = hopStates[number].greSequence
-      hopStates[number].greSequence &+= UInt32(truncatingIfNeeded: segments)
+      // IPv4 and IPv6 inside are one sequence.
+      header.octets[u32: offset] = hopStates[number & ~1].greSequence
+      hopStates[number & ~1].greSequence &+= UInt32(truncatingIfNeeded: segments)
     }
     guard frame.segmentation == .none else { return }
     _ = frame.completeChecksum()
