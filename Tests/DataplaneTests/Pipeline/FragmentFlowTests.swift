@@ -183,6 +183,23 @@ import Testing
     #expect(sent.octets(bench.underlay).count == 3)
   }
 
+  @Test("TUN-8 how long is waited is configured")
+  func lifetime() {
+    let bench = Bench(.ipip, settings: { $0.fragmentLifetime = 5 })
+    let parts = parts(bench, .ipv4)
+    bench.send(bench.fromPod(parts[0]), at: bench.podA)
+    bench.tick(4)
+    #expect(bench.send(bench.fromPod(parts[0]), at: bench.podA).drops == [.fragmentOverlap: 1])
+    bench.tick(2)
+    #expect(bench.send(bench.fromPod(parts[0]), at: bench.podA).octets(bench.underlay).count == 1)
+    bench.send(
+      bench.fromNode(
+        ip(Bench.node4(2), Bench.node4(1), 4, [UInt8](repeating: 0, count: 64), with: IPFields(more: true))),
+      at: bench.underlay)
+    #expect(bench.tick(4).drops.isEmpty)
+    #expect(bench.tick(2).drops == [.reassemblyTimeout: 1])
+  }
+
   @Test("TUN-8 an atomic fragment is whole (RFC 6946)")
   func atomic() {
     let bench = Bench(.ipip)
