@@ -66,6 +66,7 @@ let package = Package(
     .testTarget(name: "DatastoreTests", dependencies: ["Datastore"], swiftSettings: strict),
     .testTarget(name: "CompilerTests", dependencies: ["Compiler"], swiftSettings: strict),
     .testTarget(name: "ReplayTests", dependencies: ["Replay"], swiftSettings: strict),
-    .testTarget(name: "LiveTests", dependencies: ["Lab", "Addresses", "lab-probe"], swiftSettings: strict),
+    .testTarget(
+      name: "LiveTests", dependencies: ["Lab", "Addresses", "lab-probe", "kalsae"], swiftSettings: strict),
   ]
 )

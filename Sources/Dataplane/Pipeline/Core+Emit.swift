@@ -18,12 +18,15 @@ extension Core {
     let size = frame.segmentation == .none ? context.length : segmentLength(frame, context)
     guard size <= mtu else { return tooBig(index, hop, mtu: mtu, &batch, tables) }
     guard frame.headroom >= HopRecord.templateSize else { return drop(index, .noHeadroom, batch) }
-    if !isOriginated { countDown(frame.octets, context) }
+    if !isOriginated {
+      countDown(frame.octets, context)
+      record(.timeToLive(Int(context.timeToLive) - 1))
+    }
     push(&frame, number, context, tables)
     let port = tables.hops.records[number].port
     batch[index] = frame
-    record(.sent(port: port))
     output.append(index, to: port, contexts)
+    record(.sent(port: port, hop: hop))
   }
 
   /// Decrements the time to live or hop limit, with the IPv4 header checksum (RFC 1624).
@@ -64,7 +67,6 @@ extension Core {
     if encapsulation != Encapsulation.none.rawValue {
       encapsulate(&frame, number, context, tables)
       if isTracing, let remote = tables.hop(HopIndex(number))?.tunnel?.remote {
-        trace.append(.timeToLive(Int(context.timeToLive) - (context.flags.contains(.originated) ? 0 : 1)))
         trace.append(.encapsulated(Encapsulation(rawValue: encapsulation) ?? .none, remote: remote))
       }
     }
@@ -101,8 +103,9 @@ extension Core {
         network[u16: 6] = 0x4000
         sum.add(0x4000)
       } else {
-        let identification = hopStates[number].identification
-        hopStates[number].identification = identification &+ UInt16(truncatingIfNeeded: segments)
+        // One count for both families of inner packets: the pair of addresses is the same.
+        let identification = hopStates[number & ~1].identification
+        hopStates[number & ~1].identification = identification &+ UInt16(truncatingIfNeeded: segments)
         network[u16: 4] = identification
         sum.add(identification)
       }
@@ -150,9 +153,10 @@ extension Core {
   private mutating func finishGRE(_ frame: inout Frame, _ number: Int, _ transport: Int, segments: Int) {
     let start = EthernetHeader.length + transport
     if let header = GREHeader(frame.octets.dropping(start)), let offset = header.sequenceNumberOffset {
-      // IPv4 and IPv6 inside are one sequence.
-      header.octets[u32: offset] = hopStates[number & ~1].greSequence
-      hopStates[number & ~1].greSequence &+= UInt32(truncatingIfNeeded: segments)
+      // One count for the tunnel, whatever is inside (RFC 2890, section 2.2): the hop's records are two.
+      let tunnel = number & ~1
+      header.octets[u32: offset] = hopStates[tunnel].greSequence
+      hopStates[tunnel].greSequence &+= UInt32(truncatingIfNeeded: segments)
     }
     guard frame.segmentation == .none else { return }
     _ = frame.completeChecksum()

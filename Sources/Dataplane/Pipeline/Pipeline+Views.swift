@@ -90,6 +90,12 @@ extension Pipeline {
     }
   }
 
+  /// Forgets all flows, so that the next packet of each is classified as if it were the first.
+  public mutating func forgetFlows() {
+    v4.flows.removeAll()
+    v6.flows.removeAll()
+  }
+
   /// The number of flows.
   public var flowCount: Int { v4.flows.connections.count + v6.flows.connections.count }
 

@@ -20,6 +20,7 @@ public enum TraceEvent: Sendable, Equatable {
   /// An ICMP error goes back to the sender.
   case errorSent(type: UInt8, code: UInt8)
   case queued(neighbour: IPAddress?)
-  case sent(port: PortIndex)
+  /// Goes out with the batch.
+  case sent(port: PortIndex, hop: HopIndex)
   case dropped(DropReason)
 }

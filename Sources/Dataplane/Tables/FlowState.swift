@@ -138,6 +138,20 @@ struct FlowState<Key: FlowKey>: ~Copyable {
     remove(table.slots[position].connection)
   }
 
+  /// Takes all flows out of the table.
+  mutating func removeAll() {
+    var position = 0
+    while position < table.capacity {
+      let slot = table.slots[position]
+      if slot.key.isFree {
+        position += 1
+      } else {
+        // Another one may move up into the place.
+        remove(slot.connection)
+      }
+    }
+  }
+
   private mutating func remove(_ index: ConnectionIndex) {
     let connection = connections.places[Int(index)]
     table.remove(connection.forward)
