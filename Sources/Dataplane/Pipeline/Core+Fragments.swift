@@ -35,7 +35,10 @@ extension Core {
     _ index: Int, isIPv6: Bool, _ batch: inout FrameBatch, _ tables: borrowing Tables
   ) -> Bool {
     switch reassembler.insert(batch[index], network: 0, now: now) {
-    case .held, .duplicate: return false
+    case .held: return false
+    case .duplicate:
+      drop(index, .fragmentOverlap, batch)
+      return false
     case .refused(let refusal):
       drop(index, refusal == .overlap || refusal == .datagramRefused ? .fragmentOverlap : .fragmentInvalid, batch)
       return false

@@ -95,6 +95,9 @@ extension Pipeline {
     }
     // RFC 1812, section 5.3.4: a packet sent to a link-layer group must not be forwarded to a unicast address.
     if core.contexts[index].flags.contains(.linkGroup) { return core.drop(index, .multicast, batch) }
+    guard core.isPartialChecksumPlausible(frame, core.contexts[index]) else {
+      return core.drop(index, .badTransport, batch)
+    }
     let addresses = octets[u64Native: 12]
 
     if core.ingressRecord.role == PortRole.underlay.rawValue, core.contexts[index].tunnel == 0,
@@ -151,6 +154,9 @@ extension Pipeline {
     core.contexts[index].timeToLive = header.hopLimit
     core.contexts[index].transportProtocol = upper.protocol.rawValue
     core.contexts[index].flags.insert([.ipv6, .dontFragment])
+    guard core.isPartialChecksumPlausible(frame, core.contexts[index]) else {
+      return core.drop(index, .badTransport, batch)
+    }
     if upper.routingType == 0 { return core.drop(index, .sourceRoute, batch) }
     let destination = header.destination
 
