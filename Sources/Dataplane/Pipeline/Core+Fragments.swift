@@ -34,6 +34,12 @@ extension Core {
   mutating func reassemble(
     _ index: Int, isIPv6: Bool, _ batch: inout FrameBatch, _ tables: borrowing Tables
   ) -> Bool {
+    let (expired, evicted) = (reassembler.expired, reassembler.evicted)
+    defer {
+      // Datagrams that gave way to this one.
+      if reassembler.expired != expired { drops.add(.reassemblyTimeout, at: ingress, count: 1) }
+      if reassembler.evicted != evicted { drops.add(.reassemblyFull, at: ingress, count: 1) }
+    }
     switch reassembler.insert(batch[index], network: 0, now: now) {
     case .held: return false
     case .duplicate:

@@ -281,6 +281,25 @@ import Testing
     #expect(bench.tick(16).drops == [.reassemblyTimeout: 1])
   }
 
+  @Test("TUN-8 reassembly is bounded, and what gives way is counted")
+  func reassemblyBounded() {
+    let bench = Bench(node: 2, .ipip)
+    var drops = 0
+    for identification in 0..<200 {
+      let frame = bench.fromNode(
+        ip(
+          Bench.node4(1), Bench.node4(2), 4, [UInt8](repeating: 0x45, count: 400),
+          with: IPFields(identification: identification, more: true)))
+      drops += bench.send(frame, at: bench.underlay).drops[.reassemblyFull] ?? 0
+    }
+    #expect(drops == 200 - 64)
+    bench.now += 31_000_000_000
+    let frame = bench.fromNode(
+      ip(Bench.node4(1), Bench.node4(2), 4, [UInt8](repeating: 0x45, count: 400), with: IPFields(more: true)))
+    #expect(bench.send(frame, at: bench.underlay).drops == [.reassemblyTimeout: 1])
+    #expect(bench.tick().drops == [.reassemblyTimeout: 63])
+  }
+
   @Test("TUN-8 fragments of what is the host's are left to its kernel")
   func hostFragments() {
     let bench = Bench(node: 2, .ipip)
