@@ -110,11 +110,11 @@ import Testing
     var random = SeededGenerator(seed)
     let bench = Bench(
       node: 2, [.ipip, .gre, .vxlan, .geneve][Int(seed % 4)], flowLimit: 256,
-      tunnel: { $0.options = [.udpChecksum, .greChecksum, .greSequence] }
-    ) {
-      $0.icmpErrorBurst = 1 << 20
-      $0.icmpErrorRate = 1 << 20
-    }
+      tunnel: { $0.options = [.udpChecksum, .greChecksum, .greSequence] },
+      settings: {
+        $0.icmpErrorBurst = 1 << 20
+        $0.icmpErrorRate = 1 << 20
+      })
     bench.validates = false
     let seeds = seeds(bench)
     var delivered = 0
