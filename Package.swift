@@ -70,7 +70,8 @@ let package = Package(
     .executableTarget(
       name: "allocation-probe", dependencies: ["CCounting", "Replay"], path: "Tests/Support/allocation-probe",
       swiftSettings: strict),
-    .testTarget(name: "LiveTests", dependencies: ["Lab", "Addresses", "lab-probe"], swiftSettings: strict),
+    .testTarget(
+      name: "LiveTests", dependencies: ["Lab", "Addresses", "lab-probe", "kalsae"], swiftSettings: strict),
   ]
 )
 

@@ -65,14 +65,14 @@ public final class Agent {
     source = ManifestDirectory(configuration.stateDirectory)
     let first: Update
     do throws(ManifestError) { first = try source.load() } catch {
-      throw AgentError(.configuration, "\(error)")
+      throw AgentError(.missing, "\(error)")
     }
     Agent.report(first, to: log)
     let state = source.state
     guard state.node(configuration.node) != nil else {
       let known = state.nodes.values.map(\.name).sorted()
       throw AgentError(
-        .configuration,
+        .missing,
         "no Node named '\(configuration.node)' in \(configuration.stateDirectory); "
           + (known.isEmpty
             ? "there is none at all: write a Node manifest with its InternalIP and podCIDR"

@@ -6,14 +6,16 @@ public struct AgentError: Error, Sendable, CustomStringConvertible {
   public enum Code: Int32, Sendable {
     /// Something else went wrong.
     case failed = 1
-    /// Another agent of the node runs already.
-    case alreadyRunning = 75
+    /// The desired state makes no sense.
+    case data = 65
+    /// A directory, node or device is not there.
+    case missing = 66
     /// No agent answers.
     case unavailable = 69
+    /// Another agent of the node runs already.
+    case alreadyRunning = 75
     /// A privilege is missing.
     case notPermitted = 77
-    /// The desired state or the command line asks for what cannot be.
-    case configuration = 78
   }
 
   public let code: Code

@@ -103,7 +103,9 @@ public struct Namespace: Sendable {
 
   /// Adds a route: `10.1.0.0/16 via 10.0.0.2`, `default dev eth0`. The family is that of the text.
   public func addRoute(_ route: String) throws {
-    try ip("\(route.contains(":") ? "-6 " : "")route replace \(route)")
+    // A batch of ip(8) takes no options, so that this is no `ip(_:)`.
+    let family = route.contains(":") ? ["-6"] : ["-4"]
+    try lab.run(["ip", "-n", name] + family + ["route", "replace"] + route.split(separator: " ").map(String.init))
   }
 
   public func setUp(_ device: String) throws { try ip("link set \(device) up") }

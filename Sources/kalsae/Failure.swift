@@ -7,8 +7,10 @@ struct Failure: Error {
     case usage = 64
     case data = 65
     case missing = 66
+    case unavailable = 69
     case software = 70
     case io = 74
+    case running = 75
     case permission = 77
   }
 

@@ -13,13 +13,18 @@ struct Kalsae: ParsableCommand {
         64  the command line makes no sense
         65  the contents of a file make no sense
         66  a file, device or object is not there
+        69  no agent answers
         70  an error in kalsae itself
         74  reading or writing failed
+        75  an agent of the node runs already
         77  not permitted
         130 ended by Ctrl-C
       """,
     version: version,
-    subcommands: [Run.self, ReplayCommand.self, TraceCommand.self])
+    subcommands: [
+      DemoCommand.self, RunCommand.self, GetCommand.self, DropsCommand.self, FlowsCommand.self, ReplayCommand.self,
+      TraceCommand.self,
+    ])
 
   static let version = "0.1.0"
 

@@ -185,4 +185,9 @@ public struct DropsView: Codable, Sendable {
   public var counts: [Count]
   /// Oldest first.
   public var samples: [Sample]
+
+  public init(counts: [Count], samples: [Sample]) {
+    self.counts = counts
+    self.samples = samples
+  }
 }

@@ -83,7 +83,8 @@ extension Core {
     let network = octets.dropping(EthernetHeader.length)
     let trafficClass = options.contains(.pipeDSCP) ? context.trafficClass & 3 : context.trafficClass
     let timeToLive = context.timeToLive &- (context.flags.contains(.originated) ? 0 : 1)
-    let segments = frame.segmentation == .none ? 1 : segmentCount(frame, context, pushed: Int(tables.hops.records[number].length))
+    let segments =
+      frame.segmentation == .none ? 1 : segmentCount(frame, context, pushed: Int(tables.hops.records[number].length))
     let transport: Int
     if tables.hops.records[number].outerIPv6 {
       transport = IPv6Header.length
@@ -211,7 +212,9 @@ extension Core {
     }
     requests.add(.resolve(hop & ~1))
     record(.queued(neighbour: tables.hop(hop)?.neighbour))
-    if !waiting.hold(batch[index], contexts[index], for: .neighbour(hop), at: now, hopSerial: tables.hops.records[Int(hop)].serial) {
+    if !waiting.hold(
+      batch[index], contexts[index], for: .neighbour(hop), at: now, hopSerial: tables.hops.records[Int(hop)].serial)
+    {
       drop(index, .neighbourPending, batch)
     }
   }

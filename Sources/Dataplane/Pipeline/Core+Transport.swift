@@ -33,6 +33,23 @@ extension Core {
     return false
   }
 
+  /// Whether a partial checksum, whose place a guest may have named at will, is where one can be: in the transport header
+  /// of this packet, or in that of a packet inside. Were it in the IP header, finishing the checksum would write over
+  /// addresses that have been looked at (NODE-4).
+  @inline(never)
+  func isPartialChecksumPlausible(_ index: Int, isFragment: Bool, _ batch: borrowing FrameBatch) -> Bool {
+    let frame = batch[index]
+    let transport = frame.start &+ UInt32(contexts[index].transport)
+    guard !isFragment, frame.checksumStart >= transport else { return false }
+    switch contexts[index].transportProtocol {
+    case IPProtocol.tcp.rawValue: return frame.checksumStart == transport && frame.checksumOffset == 16
+    case IPProtocol.udp.rawValue where frame.checksumStart == transport: return frame.checksumOffset == 6
+    case IPProtocol.sctp.rawValue: return frame.checksumStart == transport && frame.checksumOffset == 8
+    // Behind the ports of UDP, and behind the first words of others, there may be a tunnel of the pod's own.
+    default: return frame.checksumStart >= transport &+ 4
+    }
+  }
+
   private mutating func readICMP(_ index: Int, _ type: UInt8, identifier: UInt16, _ tail: inout FlowKeyTail) -> Bool {
     let message = ICMPv4Header.MessageType(rawValue: type)
     if message.isError {

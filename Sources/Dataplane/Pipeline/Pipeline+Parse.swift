@@ -98,6 +98,11 @@ extension Pipeline {
       return localUnderlay(index, isIPv6: false, isFragment: fragmentField & 0x3fff != 0, &batch, tables)
     }
 
+    if frame.flags.contains(.checksumPartial),
+      !core.isPartialChecksumPlausible(index, isFragment: fragmentField & 0x3fff != 0, batch)
+    {
+      return core.drop(index, .badTransport, batch)
+    }
     var tail = FlowKeyTail(
       ports: 0, transport: transportProtocol, flags: FlowKeyTail.used, zone: core.ingressRecord.zone.rawValue)
     if fragmentField & 0x3fff != 0 {
@@ -160,6 +165,11 @@ extension Pipeline {
       return localUnderlay(index, isIPv6: true, isFragment: upper.isFragment, &batch, tables)
     }
 
+    if frame.flags.contains(.checksumPartial),
+      !core.isPartialChecksumPlausible(index, isFragment: upper.isFragment, batch)
+    {
+      return core.drop(index, .badTransport, batch)
+    }
     var tail = FlowKeyTail(
       ports: 0, transport: upper.protocol.rawValue, flags: FlowKeyTail.used, zone: core.ingressRecord.zone.rawValue)
     if upper.isFragment {

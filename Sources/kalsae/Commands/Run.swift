@@ -2,55 +2,69 @@ import Agent
 import ArgumentParser
 import Logging
 
-/// The daemon of a node.
-struct Run: ParsableCommand {
-  static let configuration = CommandConfiguration(
-    abstract: "Runs the data plane of a node, as a daemon in the foreground.",
-    discussion: """
-      The manifests are followed while it runs: a change on disk is applied at once, a broken one keeps the last good \
-      state and is reported. SIGHUP reads them again; SIGTERM gives everything back to the host and ends it.
+extension Kalsae {
+  /// `kalsae run`
+  struct RunCommand: ParsableCommand {
+    static let configuration = CommandConfiguration(
+      commandName: "run",
+      abstract: "Run the data plane of a node, as a daemon in the foreground.",
+      discussion: """
+        The manifests are followed while it runs: a change on disk is applied at once; a broken one keeps the last good \
+        state and is reported on stderr with its file and line. SIGHUP reads them again. SIGTERM and SIGINT give \
+        everything back to the host - devices, routes, filters - and end it. Under systemd use Type=notify.
 
-      It needs root. Under systemd use Type=notify.
-      """)
+        EXAMPLES
+          kalsae run --state /etc/kalsae --node node-a
+          kalsae get status
 
-  @Option(name: .long, help: ArgumentHelp("The directory of the manifests.", valueName: "dir"))
-  var state: String
+        EXIT STATUS
+          0 ended by a signal; 1 a failure; 64 usage; 66 no such directory or node; 75 an agent of the node runs \
+        already; 77 not root.
+        """)
 
-  @Option(name: .long, help: ArgumentHelp("The name of this node's manifest.", valueName: "name"))
-  var node: String
+    @Option(
+      name: .long, help: ArgumentHelp("The directory of Kubernetes manifests.", valueName: "dir"),
+      completion: .directory)
+    var state: String
 
-  @Option(
-    name: .long,
-    help: ArgumentHelp("Where to answer `kalsae get` and its like (default: /run/kalsae/NODE.sock).", valueName: "path"))
-  var socket: String?
+    @Option(name: .long, help: ArgumentHelp("The node that this is: the name of a Node manifest.", valueName: "name"))
+    var node: String
 
-  @Option(
-    name: .long,
-    help: ArgumentHelp("trace, debug, info, notice, warning, error or critical.", valueName: "level"))
-  var logLevel = "info"
+    @Option(
+      name: .long,
+      help: ArgumentHelp(
+        "Where to answer get, drops and flows. (default: /run/kalsae/NODE.sock)", valueName: "path"),
+      completion: .file())
+    var socket: String?
 
-  func validate() throws {
-    guard Logger.Level(rawValue: logLevel) != nil else {
-      let levels = Logger.Level.allCases.map(\.rawValue).joined(separator: ", ")
-      throw ValidationError("--log-level is one of \(levels), not '\(logLevel)'")
+    @Option(name: .long, help: ArgumentHelp("What is logged.", valueName: "level"))
+    var logLevel = LogLevel.info
+
+    /// swift-log's levels.
+    enum LogLevel: String, ExpressibleByArgument, CaseIterable {
+      case trace, debug, info, notice, warning, error, critical
     }
-    guard !node.isEmpty, !node.contains("/") else { throw ValidationError("--node '\(node)' is no name of a node") }
-  }
 
-  func run() throws {
-    var log = Logger(label: "kalsae", factory: { StreamLogHandler.standardError(label: $0) })
-    log.logLevel = Logger.Level(rawValue: logLevel) ?? .info
-    do {
-      let agent = try Agent(AgentConfiguration(node: node, stateDirectory: state, socketPath: socket), log: log)
-      try agent.run()
-    } catch let error as AgentError {
-      fail(error)
+    func validate() throws {
+      guard !node.isEmpty, !node.contains("/") else {
+        throw ValidationError("--node '\(node)': the name of a Node has no slash and is not empty")
+      }
+    }
+
+    func run() throws {
+      var log = Logger(label: "kalsae", factory: { StreamLogHandler.standardError(label: $0) })
+      log.logLevel = Logger.Level(rawValue: logLevel.rawValue) ?? .info
+      try reportingAgent {
+        let agent = try Agent(AgentConfiguration(node: node, stateDirectory: state, socketPath: socket), log: log)
+        try agent.run()
+      }
     }
   }
 }
 
-/// Ends the program with an error's text and exit code.
-func fail(_ error: AgentError) -> Never {
-  complain(error.description)
-  Run.exit(withError: ExitCode(error.code.rawValue))
+/// Runs `body` and turns an agent's error into the command's.
+func reportingAgent<R>(_ body: () throws -> R) throws -> R {
+  do { return try body() } catch let error as AgentError {
+    throw Failure(Failure.Status(rawValue: error.code.rawValue) ?? .difference, error.description)
+  }
 }

@@ -1,0 +1,85 @@
+import Agent
+import ArgumentParser
+import Glibc
+import Lab
+
+extension Kalsae {
+  /// `kalsae demo`
+  struct DemoCommand: ParsableCommand {
+    static let configuration = CommandConfiguration(
+      commandName: "demo",
+      abstract: "Show two nodes that carry real traffic between pods.",
+      discussion: """
+        Makes two nodes in network namespaces with a wire between them, two pods on each (one on a veth pair, one on a \
+        TAP device), and runs an agent on each node. For each mode it changes the IPPool's manifest, pings, sends the \
+        largest ping there is, asks by ARP for the gateway, transfers data by TCP and compares hashes, and lets a \
+        packet be too big for the tunnel. What passed the wire is kept as a pcap file for each mode.
+
+        Everything is taken away again at the end, after a failure, and at Ctrl-C. Needs root.
+
+        EXAMPLES
+          kalsae demo
+          kalsae demo --modes vxlan,gre --size 50
+          kalsae demo --keep
+
+        EXIT STATUS
+          0 all is well; 1 something failed; 64 usage; 77 not root; 130 ended by Ctrl-C.
+        """)
+
+    @Option(
+      name: .long,
+      help: ArgumentHelp("Which modes, separated by commas: \(DemoMode.names).", valueName: "modes"))
+    var modes = DemoMode.allCases.map(\.rawValue).joined(separator: ",")
+
+    @Option(name: .long, help: ArgumentHelp("Megabytes of each TCP transfer.", valueName: "MB"))
+    var size = 200
+
+    @Option(
+      name: .long, help: ArgumentHelp("Where the captures of the wire are kept.", valueName: "dir"),
+      completion: .directory)
+    var captures = "/tmp/kalsae-demo"
+
+    @Flag(name: .long, help: "Leave everything standing until Ctrl-C, with commands to look around.")
+    var keep = false
+
+    private var chosen: [DemoMode] {
+      modes.split(separator: ",").compactMap { DemoMode(rawValue: String($0).trimmed) }
+    }
+
+    func validate() throws {
+      for name in modes.split(separator: ",") where DemoMode(rawValue: String(name).trimmed) == nil {
+        throw ValidationError("--modes: '\(name)' is no mode; modes are \(DemoMode.names)")
+      }
+      guard !chosen.isEmpty else { throw ValidationError("--modes names no mode; modes are \(DemoMode.names)") }
+      guard (1...2000).contains(size) else { throw ValidationError("--size \(size) is not within 1 to 2000") }
+    }
+
+    func run() throws {
+      if let reason = Lab.unavailableReason {
+        throw Failure(geteuid() == 0 ? .difference : .permission, "demo: \(reason)")
+      }
+      Interruption.onSignal { _ in Standard.error("\ninterrupted: taking everything away…\n") }
+      let failures: Int
+      do {
+        let lab = try Lab(name: "demo")
+        defer { lab.cleanUp() }
+        let demo = try DemoRun(lab: lab, size: size, captures: captures)
+        failures = try demo.run(chosen)
+        if keep { try demo.stand() }
+      } catch let error as LabError {
+        throw Failure(.difference, "demo: \(error)")
+      }
+      guard failures == 0 else { throw ExitCode(1) }
+    }
+  }
+}
+
+extension String {
+  /// Without spaces at its ends.
+  var trimmed: String {
+    var text = self[...]
+    while text.first?.isWhitespace == true { text.removeFirst() }
+    while text.last?.isWhitespace == true { text.removeLast() }
+    return String(text)
+  }
+}

@@ -1,0 +1,77 @@
+import Agent
+import Lab
+
+/// What a mode of the demo came to.
+struct DemoResult {
+  var mode: DemoMode
+  var mtu = 0
+  var pings = 0
+  var answers = 0
+  /// Milliseconds between two pods on veth.
+  var latency: Double?
+  var isLargePingComplete = false
+  var gateway = 0
+  var veth: TransferResult?
+  var tap: TransferResult?
+  var pathMTU: Int?
+  var captured = 0
+  var drops = DropSummary()
+
+  init(mode: DemoMode) { self.mode = mode }
+
+  static func table(_ results: [DemoResult]) -> String {
+    var table = TextTable([
+      "MODE", ">PING", ">LATENCY", "65507", "GATEWAY", ">TCP VETH", ">TCP TAP", "SHA-256", ">POD MTU", ">TOLD",
+      ">RESENT", ">RING FULL", "DROPPED",
+    ])
+    for result in results {
+      table.add([
+        result.mode.title, "\(result.answers)/\(result.pings)",
+        result.latency.map { "\(($0 * 1000).rounded() / 1000) ms" } ?? "-", result.isLargePingComplete ? "ok" : "FAILED",
+        result.gateway == 2 ? "answers" : "SILENT", rate(result.veth), rate(result.tap),
+        result.veth != nil && result.tap != nil ? "same" : "DIFFERENT", "\(result.mtu)",
+        result.pathMTU.map { "\($0)" } ?? "-",
+        "\((result.veth?.sent.retransmittedSegments ?? 0) + (result.tap?.sent.retransmittedSegments ?? 0))",
+        "\(result.drops.ringFull)", result.drops.text,
+      ])
+    }
+    return table.text
+  }
+
+  private static func rate(_ result: TransferResult?) -> String {
+    guard let result else { return "-" }
+    let gigabits = result.bitsPerSecond / 1e9
+    return "\((gigabits * 100).rounded() / 100) Gbit/s"
+  }
+}
+
+/// What was dropped on both nodes.
+struct DropSummary {
+  /// Packets by reason.
+  var reasons: [String: UInt64] = [:]
+  /// Lost in the kernel because a port was not read in time; TCP sends those again.
+  var ringFull: UInt64 = 0
+  /// Lost, and no counter of the data plane says why.
+  var unexplained: UInt64 = 0
+
+  mutating func add(_ drops: AgentReply, _ ports: AgentReply) {
+    for count in drops.drops?.counts ?? [] { reasons[count.reason, default: 0] += count.packets }
+    for port in ports.ports ?? [] {
+      ringFull += port.kernelDrops
+      unexplained += port.receiveErrors
+    }
+  }
+
+  func subtracting(_ before: DropSummary) -> DropSummary {
+    var difference = self
+    for (reason, count) in before.reasons { difference.reasons[reason]? -= count }
+    difference.ringFull -= before.ringFull
+    difference.unexplained -= before.unexplained
+    return difference
+  }
+
+  var text: String {
+    let told = reasons.filter { $0.value > 0 }.sorted { $0.value > $1.value }.map { "\($0.key) \($0.value)" }
+    return told.isEmpty ? "nothing" : told.joined(separator: ", ")
+  }
+}

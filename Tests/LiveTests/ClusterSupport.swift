@@ -1,0 +1,56 @@
+import Addresses
+import Glibc
+import Lab
+import Testing
+
+/// A lab with a cluster in it.
+struct TestCluster {
+  let lab: Lab
+  let cluster: Cluster
+  var a: Cluster.Node { cluster.nodes[0] }
+  var b: Cluster.Node { cluster.nodes[1] }
+
+  init(
+    _ name: String, _ plans: [Cluster.NodePlan] = [.init("a"), .init("b")], underlayMTU: Int = 1500,
+    routedMTU: Int? = nil
+  ) throws {
+    lab = try Lab(name: name)
+    cluster = try Cluster(
+      lab: lab, program: try builtProgram("kalsae"), plans: plans, underlayMTU: underlayMTU, routedMTU: routedMTU)
+  }
+
+  /// Starts the agents; each is there to be stopped by its node's position.
+  @discardableResult
+  func start() throws -> [Child] { try cluster.start() }
+
+  /// A file of the lab.
+  func path(_ name: String) throws -> String { "\(try lab.directory())/\(name)" }
+}
+
+/// The value of a numeric field in compact JSON: the sum of all that there are.
+func sum(of field: String, in json: String) -> Int {
+  json.ranges(of: "\"\(field)\":").reduce(0) { total, range in
+    total + (Int(json[range.upperBound...].prefix { $0.isNumber }) ?? 0)
+  }
+}
+
+/// Captures all that passes a device while `body` runs and judges it: no malformed packet, no wrong checksum, and no
+/// refusal by a host's own stack (NODE-3).
+func judged(_ namespace: Namespace, _ device: String, _ path: String, limit: Int = 4000, _ body: () throws -> Void)
+  throws
+{
+  let capture = try namespace.capture(on: device, to: path, limit: limit)
+  try body()
+  // The capture ends by itself where there was more than the limit.
+  _ = try? capture.stop()
+  #expect(try PacketCheck.findMalformed(in: path).prefix(5).isEmpty)
+  try expectNoRefusal(path)
+}
+
+/// NODE-3: no TCP reset, and no ICMP port or protocol unreachable.
+func expectNoRefusal(_ path: String) throws {
+  let filter =
+    "tcp.flags.reset == 1 || (icmp.type == 3 && (icmp.code == 2 || icmp.code == 3)) "
+    + "|| (icmpv6.type == 1 && icmpv6.code == 4) || icmpv6.type == 4"
+  #expect(try PacketCheck.count(in: path, filter: filter) == 0, "a host's own stack answered")
+}
