@@ -160,7 +160,7 @@ extension Agent {
 
   private func socketFilter(_ classifier: PacketClassifier) throws(NodeError) -> [sock_filter] {
     var classifier = classifier
-    classifier.takesErrors = true
+    classifier.takesShared = true
     return try classifier.socketFilter()
   }
 
