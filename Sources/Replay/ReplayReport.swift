@@ -92,7 +92,11 @@ public struct ReplayReport: Codable, Sendable, Equatable {
     ReplayCounters(
       ports: Dictionary(
         uniqueKeysWithValues: ports.filter { $0.received.packets + $0.sent.packets + $0.unreadable > 0 }.map {
-          ($0.name, ReplayCounters.Port(received: $0.received, sent: $0.sent, drops: $0.drops))
+          (
+            $0.name,
+            ReplayCounters.Port(
+              received: $0.received, sent: $0.sent, unreadable: $0.unreadable, drops: $0.drops)
+          )
         }),
       flows: ReplayCounters.Flows(
         created: flows.created, expired: flows.expired, evicted: flows.evicted, refused: flows.refused,
@@ -105,6 +109,7 @@ public struct ReplayCounters: Codable, Sendable, Equatable {
   public struct Port: Codable, Sendable, Equatable {
     public var received: ReplayReport.Traffic
     public var sent: ReplayReport.Traffic
+    public var unreadable: UInt64
     public var drops: [String: UInt64]
   }
   public struct Flows: Codable, Sendable, Equatable {

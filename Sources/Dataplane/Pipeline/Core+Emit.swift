@@ -83,7 +83,8 @@ extension Core {
     let network = octets.dropping(EthernetHeader.length)
     let trafficClass = options.contains(.pipeDSCP) ? context.trafficClass & 3 : context.trafficClass
     let timeToLive = context.timeToLive &- (context.flags.contains(.originated) ? 0 : 1)
-    let segments = frame.segmentation == .none ? 1 : segmentCount(frame, context, pushed: Int(tables.hops.records[number].length))
+    let segments =
+      frame.segmentation == .none ? 1 : segmentCount(frame, context, pushed: Int(tables.hops.records[number].length))
     let transport: Int
     if tables.hops.records[number].outerIPv6 {
       transport = IPv6Header.length
@@ -102,8 +103,9 @@ extension Core {
         network[u16: 6] = 0x4000
         sum.add(0x4000)
       } else {
-        let identification = hopStates[number].identification
-        hopStates[number].identification = identification &+ UInt16(truncatingIfNeeded: segments)
+        // One count for both families of inner packets: the pair of addresses is the same.
+        let identification = hopStates[number & ~1].identification
+        hopStates[number & ~1].identification = identification &+ UInt16(truncatingIfNeeded: segments)
         network[u16: 4] = identification
         sum.add(identification)
       }
@@ -151,8 +153,10 @@ extension Core {
   private mutating func finishGRE(_ frame: inout Frame, _ number: Int, _ transport: Int, segments: Int) {
     let start = EthernetHeader.length + transport
     if let header = GREHeader(frame.octets.dropping(start)), let offset = header.sequenceNumberOffset {
-      header.octets[u32: offset] = hopStates[number].greSequence
-      hopStates[number].greSequence &+= UInt32(truncatingIfNeeded: segments)
+      // One count for the tunnel, whatever is inside (RFC 2890, section 2.2): the hop's records are two.
+      let tunnel = number & ~1
+      header.octets[u32: offset] = hopStates[tunnel].greSequence
+      hopStates[tunnel].greSequence &+= UInt32(truncatingIfNeeded: segments)
     }
     guard frame.segmentation == .none else { return }
     _ = frame.completeChecksum()
@@ -208,7 +212,9 @@ extension Core {
     }
     requests.add(.resolve(hop & ~1))
     record(.queued(neighbour: tables.hop(hop)?.neighbour))
-    if !waiting.hold(batch[index], contexts[index], for: .neighbour(hop), at: now, hopSerial: tables.hops.records[Int(hop)].serial) {
+    if !waiting.hold(
+      batch[index], contexts[index], for: .neighbour(hop), at: now, hopSerial: tables.hops.records[Int(hop)].serial)
+    {
       drop(index, .neighbourPending, batch)
     }
   }

@@ -47,8 +47,7 @@ extension FlowState {
         reply = .init(packets: answer.packets, octets: answer.octets, hop: answer.hop)
         seen = max(seen, answer.lastSeen)
       }
-      var state = ConnectionState(rawValue: connection.state) ?? .new
-      if state == .new, reply.packets > 0 { state = .established }
+      let state = ConnectionState(rawValue: connection.state) ?? .new
       let wantsMore = body(
         FlowDescription(
           transport: IPProtocol(rawValue: slot.key.tail.transport), source: slot.key.sourceAddress,

@@ -53,6 +53,11 @@ struct ConnectionTable<Key: FlowKey>: ~Copyable {
 
   var octets: Int { places.octets }
 
+  /// Tells the wheel what time it is when the first connection comes: what is scheduled is counted from there.
+  mutating func start(_ second: UInt32) {
+    if wheelSecond == 0 { wheelSecond = second }
+  }
+
   /// Takes a place; nil when all are taken.
   mutating func allocate() -> ConnectionIndex? {
     guard count < limit else { return nil }
@@ -102,7 +107,7 @@ struct ConnectionTable<Key: FlowKey>: ~Copyable {
 
   /// Steps the wheel to `second` and returns the next connection that is due, which is unlinked; nil when none is left.
   mutating func popDue(_ second: UInt32) -> ConnectionIndex? {
-    if wheelSecond == 0 { wheelSecond = second }
+    start(second)
     while true {
       let index = wheel[Int(wheelSecond & ConnectionTable.wheelMask)]
       if index != 0, second >= wheelSecond {

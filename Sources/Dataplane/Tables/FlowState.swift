@@ -20,15 +20,46 @@ struct FlowState<Key: FlowKey>: ~Copyable {
 
   @inline(__always)
   mutating func count(_ position: Int, _ context: PacketContext, second: UInt32) {
+    let packets = table.slots[position].packets
     table.slots[position].lastSeen = second
-    table.slots[position].packets &+= 1
+    table.slots[position].packets = packets &+ 1
     table.slots[position].octets &+= UInt64(context.length)
-    // FIN or RST.
-    if context.tcpFlags & 0x05 != 0 { close(position, context.tcpFlags, second: second) }
+    if packets == 0 { begin(position) }
+    // FIN, SYN or RST.
+    if context.tcpFlags & 0x07 != 0 { follow(position, context, second: second) }
+  }
+
+  /// The first packet of a direction: with one of each the connection is established.
+  @inline(never)
+  private mutating func begin(_ position: Int) {
+    let slot = table.slots[position]
+    let index = Int(slot.connection)
+    if slot.isReply, connections.places[index].state == ConnectionState.new.rawValue {
+      connections.places[index].state = ConnectionState.established.rawValue
+    }
+  }
+
+  /// Follows TCP where it opens and closes.
+  @inline(never)
+  private mutating func follow(_ position: Int, _ context: PacketContext, second: UInt32) {
+    let flags = context.tcpFlags
+    if flags & 0x05 != 0 { return close(position, flags, second: second) }
+    let index = Int(table.slots[position].connection)
+    // A SYN alone on the ports of a connection that has ended opens another.
+    guard flags & 0x10 == 0, connections.places[index].state >= ConnectionState.closing.rawValue else { return }
+    let connection = connections.places[index]
+    for key in [connection.forward, connection.reply] {
+      let other = table.find(key, key.hash)
+      guard other >= 0 else { continue }
+      table.slots[other].packets = other == position ? 1 : 0
+      table.slots[other].octets = other == position ? UInt64(context.length) : 0
+    }
+    connections.places[index].state = ConnectionState.new.rawValue
+    connections.places[index].finSeen = 0
+    connections.places[index].created = second
   }
 
   /// A connection that ends keeps its entries only for stragglers.
-  @inline(never)
   private mutating func close(_ position: Int, _ flags: UInt8, second: UInt32) {
     let slot = table.slots[position]
     let index = Int(slot.connection)
@@ -94,6 +125,7 @@ struct FlowState<Key: FlowKey>: ~Copyable {
       slot.lastSeen = second
       _ = table.insert(slot)
     }
+    connections.start(second)
     connections.schedule(index, at: second + timeouts.initial(key.tail.transport))
     statistics.created &+= 1
     return true
@@ -127,8 +159,8 @@ struct FlowState<Key: FlowKey>: ~Copyable {
     connections.release(index)
   }
 
-  /// Gives up the least useful of the flows near a key's place: one that was never answered before one that was, then
-  /// the one that has been silent longest.
+  /// Gives up the least useful of the flows near a key's place: one that has ended before one that was never answered,
+  /// this before all others; of several the one that has been silent longest.
   private mutating func evict(near key: Key) {
     var best = -1
     var bestRank: UInt64 = .max
@@ -138,8 +170,13 @@ struct FlowState<Key: FlowKey>: ~Copyable {
       let slot = table.slots[position]
       if slot.key.isFree { continue }
       let state = connections.places[Int(slot.connection)].state
-      let answered = slot.isReply && slot.packets > 0 || state == ConnectionState.established.rawValue
-      let rank = (answered ? 1 << 32 : 0) | UInt64(slot.lastSeen)
+      let use: UInt64 =
+        switch ConnectionState(rawValue: state) {
+        case .closed, nil: 0
+        case .new: 1
+        case .closing, .established: 2
+        }
+      let rank = use << 32 | UInt64(slot.lastSeen)
       if rank < bestRank {
         best = position
         bestRank = rank
@@ -159,14 +196,10 @@ struct FlowState<Key: FlowKey>: ~Copyable {
       let reply = table.find(connection.reply, connection.reply.hash)
       let seen = max(
         forward >= 0 ? table.slots[forward].lastSeen : 0, reply >= 0 ? table.slots[reply].lastSeen : 0)
-      let answered = reply >= 0 && table.slots[reply].packets > 0
-      if answered, connection.state == ConnectionState.new.rawValue {
-        connections.places[Int(index)].state = ConnectionState.established.rawValue
-      }
       let due =
         seen
         &+ timeouts.idle(
-          connection.forward.tail.transport, ConnectionState(rawValue: connections.places[Int(index)].state) ?? .new)
+          connection.forward.tail.transport, ConnectionState(rawValue: connection.state) ?? .new)
       if due > second {
         connections.schedule(index, at: due)
       } else {

@@ -88,6 +88,8 @@ extension Tables {
 
   public mutating func updatePort(_ index: PortIndex, _ description: PortDescription) {
     ports.update(index, description)
+    // Its flows may have come by rules that no longer hold.
+    advanceEpoch()
   }
 
   public mutating func removePort(_ index: PortIndex) { ports.remove(index) }

@@ -37,7 +37,9 @@ final class Bench {
   static func vtepMAC(_ node: Int) -> MACAddress { MACAddress("02:00:00:00:0e:0\(node)")! }
   static func node4(_ node: Int) -> IPAddress { IPAddress("192.0.2.\(node)")! }
   static func node6(_ node: Int) -> IPAddress { IPAddress("2001:db8::\(node)")! }
-  static func podMAC(_ node: Int, _ pod: Int) -> MACAddress { MACAddress("0a:58:0a:f4:0\(node):\(pod == 10 ? "0a" : "0b")")! }
+  static func podMAC(_ node: Int, _ pod: Int) -> MACAddress {
+    MACAddress("0a:58:0a:f4:0\(node):\(pod == 10 ? "0a" : "0b")")!
+  }
   static func pod4(_ node: Int, _ pod: Int) -> IPAddress { IPAddress("10.244.\(node).\(pod)")! }
   static func pod6(_ node: Int, _ pod: Int) -> IPAddress { IPAddress("fd00:\(node)::\(pod)")! }
 

@@ -95,7 +95,8 @@ import Testing
     }
   }
 
-  @Test("TUN-6 in the pipe model the outer DSCP is the tunnel's, ECN is still copied", arguments: CongestionTests.tunnels)
+  @Test(
+    "TUN-6 in the pipe model the outer DSCP is the tunnel's, ECN is still copied", arguments: CongestionTests.tunnels)
   func pipe(_ encapsulation: Encapsulation) {
     for outer in [IPFamily.ipv4, .ipv6] {
       let bench = Bench(encapsulation, outer: outer) {

@@ -148,8 +148,10 @@ import Testing
     expectSilentDrop(bench, .multicast, frame)
     frame.replaceSubrange(0..<6, with: bytes("01005e000001"))
     expectSilentDrop(bench, .multicast, frame)
-    expectSilentDrop(bench, .multicast, bench.fromPod(udp(bench.pod(10), IPAddress("224.0.0.5")!, with: IPFields(ttl: 1))))
-    expectSilentDrop(bench, .invalidSource, bench.fromPod(udp(IPAddress("0.0.0.0")!, bench.remote(10), with: IPFields(ttl: 1))))
+    expectSilentDrop(
+      bench, .multicast, bench.fromPod(udp(bench.pod(10), IPAddress("224.0.0.5")!, with: IPFields(ttl: 1))))
+    expectSilentDrop(
+      bench, .invalidSource, bench.fromPod(udp(IPAddress("0.0.0.0")!, bench.remote(10), with: IPFields(ttl: 1))))
     // A group at the link layer, of an address that has no route.
     frame = bench.fromPod(udp(bench.pod(10), IPAddress("198.51.100.1")!))
     frame.replaceSubrange(0..<6, with: bytes("ffffffffffff"))
@@ -165,7 +167,12 @@ import Testing
 
   @Test("TUN-7 errors are rate limited, and come again as time passes")
   func rateLimit() {
-    let bench = Bench(.ipip, settings: { $0.icmpErrorBurst = 5; $0.icmpErrorRate = 10 })
+    let bench = Bench(
+      .ipip,
+      settings: {
+        $0.icmpErrorBurst = 5
+        $0.icmpErrorRate = 10
+      })
     let frame = bench.fromPod(udp(bench.pod(10), bench.remote(10), with: IPFields(ttl: 1)))
     let sent = bench.send([[UInt8]](repeating: frame, count: 20).map { MemoryFrame($0) }, at: bench.podA)
     #expect(sent.octets(bench.podA).count == 5)
@@ -189,7 +196,12 @@ import Testing
 
   @Test("TUN-7 without an address of the family nothing is reported")
   func noSource() {
-    let bench = Bench(.ipip, settings: { $0.icmpSource4 = nil; $0.icmpSource6 = nil })
+    let bench = Bench(
+      .ipip,
+      settings: {
+        $0.icmpSource4 = nil
+        $0.icmpSource6 = nil
+      })
     for family in [IPFamily.ipv4, .ipv6] {
       expectSilentDrop(
         bench, .hopLimit,
@@ -208,7 +220,8 @@ import Testing
     // Also from somebody in between, who has no flow with anybody.
     bench.tables.setRoute(Route(IPPrefix("0.0.0.0/0")!, hops: [bench.hop]))
     let router = family == .ipv4 ? IPAddress("203.0.113.9")! : IPAddress("2001:db8:f::9")!
-    let foreign = icmp(router, bench.pod(10, family), family == .ipv4 ? 11 : 3, 0, udp(bench.pod(10, family), bench.remote(10, family)))
+    let foreign = icmp(
+      router, bench.pod(10, family), family == .ipv4 ? 11 : 3, 0, udp(bench.pod(10, family), bench.remote(10, family)))
     #expect(bench.send(bench.fromNode(foreign), at: bench.underlay).only(bench.podA) == bench.toPod(hopped(foreign)))
   }
 }

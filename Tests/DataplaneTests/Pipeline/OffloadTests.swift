@@ -49,7 +49,8 @@ import Testing
     frame.octets[(frame.partialChecksumStart! + (frame.segmentation == .udp ? 8 : 20))...]
   }
 
-  @Test("TUN-9 a partial checksum is finished for a port that cannot, and handed on to one that can", arguments: families)
+  @Test(
+    "TUN-9 a partial checksum is finished for a port that cannot, and handed on to one that can", arguments: families)
   func checksum(_ family: IPFamily) {
     for isTCP in [true, false] {
       let plain = Bench()
@@ -57,7 +58,8 @@ import Testing
       let payload = Array("odd".utf8)
       let packet =
         isTCP
-        ? tcp(plain.pod(10, family), plain.pod(11, family), Flag.ack, payload) : udp(plain.pod(10, family), plain.pod(11, family), payload)
+        ? tcp(plain.pod(10, family), plain.pod(11, family), Flag.ack, payload)
+        : udp(plain.pod(10, family), plain.pod(11, family), payload)
       let done = plain.send([partial(plain, packet, family)], at: plain.podA)
       #expect(done.only(plain.podB) == plain.toPod(hopped(packet), 11))
       #expect(done.frames[plain.podB]?.first?.partialChecksumStart == nil)
@@ -121,7 +123,8 @@ import Testing
   func zero() {
     let bench = Bench(.vxlan)
     let none = udp(bench.pod(10), bench.remote(10), checksum: false)
-    #expect(Array(bench.send(bench.fromPod(none), at: bench.podA).only(bench.underlay).suffix(none.count)) == hopped(none))
+    #expect(
+      Array(bench.send(bench.fromPod(none), at: bench.podA).only(bench.underlay).suffix(none.count)) == hopped(none))
     // A payload that makes the sum of all words 0xffff.
     var packet = udp(bench.pod(10), bench.remote(10), [0, 0], checksum: false)
     let sum = slowChecksum(pseudo(bench.pod(10), bench.remote(10), 17, 10), Array(packet[20...]))
@@ -155,7 +158,8 @@ import Testing
 
   // MARK: Super-frames
 
-  @Test("TUN-9 a super-frame goes whole to a port that carries it, and is cut for one that does not", arguments: families)
+  @Test(
+    "TUN-9 a super-frame goes whole to a port that carries it, and is cut for one that does not", arguments: families)
   func superFrames(_ family: IPFamily) {
     for isTCP in [true, false] {
       let able = Bench(capabilities: OffloadTests.offloads)
@@ -211,7 +215,9 @@ import Testing
     }
   }
 
-  @Test("TUN-2 TUN-9 sequence numbers and identifications go on behind the segments of a super-frame", arguments: [true, false])
+  @Test(
+    "TUN-2 TUN-9 sequence numbers and identifications go on behind the segments of a super-frame",
+    arguments: [true, false])
   func numbering(_ isTCP: Bool) {
     let bench = Bench(.gre) { $0.options = [.greSequence] }
     // 2005 octets in segments of 1000: three.

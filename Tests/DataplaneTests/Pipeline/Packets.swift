@@ -70,7 +70,8 @@ func pseudo(_ source: IPAddress, _ destination: IPAddress, _ number: Int, _ leng
 }
 
 func udp(
-  _ source: IPAddress, _ destination: IPAddress, from: Int = 1000, to: Int = 2000, _ payload: [UInt8] = Array("ok".utf8),
+  _ source: IPAddress, _ destination: IPAddress, from: Int = 1000, to: Int = 2000,
+  _ payload: [UInt8] = Array("ok".utf8),
   checksum: Bool = true, with fields: IPFields = IPFields()
 ) -> [UInt8] {
   var datagram = u16(from) + u16(to) + u16(8 + payload.count) + [0, 0] + payload
@@ -87,7 +88,8 @@ func tcp(
   _ source: IPAddress, _ destination: IPAddress, from: Int = 1000, to: Int = 80, _ flags: Int = Flag.ack,
   sequence: Int = 1, _ payload: [UInt8] = [], with fields: IPFields = IPFields()
 ) -> [UInt8] {
-  var segment = u16(from) + u16(to) + u32(sequence) + u32(1) + [0x50, UInt8(flags)] + u16(8192) + [0, 0, 0, 0] + payload
+  var segment =
+    u16(from) + u16(to) + u32(sequence) + u32(1) + [0x50, UInt8(flags)] + u16(8192) + [0, 0, 0, 0] + payload
   segment.replaceSubrange(
     16..<18, with: u16(Int(slowChecksum(pseudo(source, destination, 6, segment.count), segment))))
   return ip(source, destination, 6, segment, with: fields)

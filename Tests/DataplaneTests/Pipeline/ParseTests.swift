@@ -9,7 +9,8 @@ import Testing
   let bench = Bench()
 
   private func expectDrop(
-    _ reason: DropReason, _ octets: [UInt8], at port: PortIndex? = nil, sourceLocation: SourceLocation = #_sourceLocation
+    _ reason: DropReason, _ octets: [UInt8], at port: PortIndex? = nil,
+    sourceLocation: SourceLocation = #_sourceLocation
   ) {
     let sent = bench.send(octets, at: port ?? bench.podA)
     #expect(sent.drops == [reason: 1], sourceLocation: sourceLocation)
@@ -84,7 +85,8 @@ import Testing
 
   @Test("extension headers are walked to the transport") func extensionHeaders() {
     let datagram = Array(udp(bench.pod(10, .ipv6), bench.pod(11, .ipv6))[40...])
-    let packet = ip(bench.pod(10, .ipv6), bench.pod(11, .ipv6), 0, [60, 0, 1, 4, 0, 0, 0, 0, 17, 0, 1, 4, 0, 0, 0, 0] + datagram)
+    let packet = ip(
+      bench.pod(10, .ipv6), bench.pod(11, .ipv6), 0, [60, 0, 1, 4, 0, 0, 0, 0, 17, 0, 1, 4, 0, 0, 0, 0] + datagram)
     #expect(bench.send(bench.fromPod(packet), at: bench.podA).only(bench.podB) == bench.toPod(hopped(packet), 11))
     let flow = bench.pipeline.flows().first
     #expect(flow?.transport == .udp)
@@ -156,7 +158,8 @@ import Testing
     let packet = udp(bench.pod(10), bench.pod(11), with: timestamp)
     #expect(bench.send(bench.fromPod(packet), at: bench.podA).only(bench.podB) == bench.toPod(hopped(packet), 11))
     for option in ["83 07 04 0a000001 00", "01 89 07 04 0a000001"] {
-      expectDrop(.sourceRoute, bench.fromPod(udp(bench.pod(10), bench.pod(11), from: 7, with: IPFields(options: bytes(option)))))
+      expectDrop(
+        .sourceRoute, bench.fromPod(udp(bench.pod(10), bench.pod(11), from: 7, with: IPFields(options: bytes(option)))))
     }
   }
 

@@ -8,7 +8,9 @@ import Testing
 @Suite struct PathMTUTests {
   private static let tunnels: [Encapsulation] = [.ipip, .gre, .vxlan, .geneve]
 
-  private func router(_ family: IPFamily) -> IPAddress { IPAddress(family == .ipv4 ? "198.51.100.9" : "2001:db8:f::9")! }
+  private func router(_ family: IPFamily) -> IPAddress {
+    IPAddress(family == .ipv4 ? "198.51.100.9" : "2001:db8:f::9")!
+  }
 
   /// A tunnel packet of a flow from pod A, as it left.
   private func outer(_ bench: Bench, _ family: IPFamily, length: Int = 1400) -> (packet: [UInt8], tunnel: [UInt8]) {
@@ -53,7 +55,8 @@ import Testing
         #expect(mtu == 1400 - overhead)
         let smaller = udp(
           bench.pod(10, family), bench.remote(10, family),
-          [UInt8](repeating: 1, count: 1400 - overhead - (family == .ipv4 ? 28 : 48)), with: IPFields(dontFragment: true))
+          [UInt8](repeating: 1, count: 1400 - overhead - (family == .ipv4 ? 28 : 48)),
+          with: IPFields(dontFragment: true))
         #expect(bench.send(bench.fromPod(smaller), at: bench.podA).octets(bench.underlay).count == 1)
         // Until it is forgotten.
         bench.now += UInt64(bench.tables.settings.pathMTULifetime) * 1_000_000_000 + 1_000_000_000
@@ -139,7 +142,8 @@ import Testing
     #expect(bench.send(bench.fromPod(packet), at: bench.podA).octets(bench.underlay).count == 1)
     // An absurd MTU is believed only as far as any honest link goes.
     bench.send(error(bench, tunnel, type: 3, code: 4, mtu: 68), at: bench.underlay)
-    let small = udp(bench.pod(10), bench.remote(10), [UInt8](repeating: 1, count: 500), with: IPFields(dontFragment: true))
+    let small = udp(
+      bench.pod(10), bench.remote(10), [UInt8](repeating: 1, count: 500), with: IPFields(dontFragment: true))
     #expect(bench.send(bench.fromPod(small), at: bench.podA).octets(bench.underlay).count == 1)
   }
 

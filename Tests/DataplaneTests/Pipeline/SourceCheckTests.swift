@@ -100,7 +100,8 @@ import Testing
     ]
     for target in targets {
       for number in [4, 41, 47] {
-        expectDrop(bench, .tunnelFromPod, bench.fromPod(ip(bench.pod(10, family), target, number, inner)), at: bench.podA)
+        expectDrop(
+          bench, .tunnelFromPod, bench.fromPod(ip(bench.pod(10, family), target, number, inner)), at: bench.podA)
       }
       for port in [4789, 6081] {
         let packet = udp(bench.pod(10, family), target, to: port, [8, 0, 0, 0, 0, 16, 0, 0] + inner)
@@ -147,8 +148,9 @@ import Testing
     let nobody = family == .ipv4 ? IPAddress("10.244.1.77")! : IPAddress("fd00:1::77")!
     expectDrop(bench, .blackhole, bench.fromPod(udp(bench.pod(10, family), nobody)), at: bench.podA)
     expectDrop(bench, .blackhole, bench.fromNode(udp(bench.remote(10, family), nobody)), at: bench.underlay)
-    #expect(bench.send(bench.fromPod(udp(bench.pod(10, family), nobody)), at: bench.podA).trace.contains(
-      .routed(prefix: IPPrefix(family == .ipv4 ? "10.244.1.0/24" : "fd00:1::/64")!, .blackhole)))
+    #expect(
+      bench.send(bench.fromPod(udp(bench.pod(10, family), nobody)), at: bench.podA).trace.contains(
+        .routed(prefix: IPPrefix(family == .ipv4 ? "10.244.1.0/24" : "fd00:1::/64")!, .blackhole)))
   }
 
   @Test("NP-7 a pod and its node reach each other", arguments: [IPFamily.ipv4, .ipv6])

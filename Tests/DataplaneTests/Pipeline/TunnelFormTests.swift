@@ -151,7 +151,8 @@ struct Form: CustomTestStringConvertible, Sendable {
   func decapsulates(_ form: Form) {
     let bench = Bench(node: 2, form.encapsulation, outer: form.outer, tunnel: form.configure) { $0.greKey = form.key }
     let sent = bench.send(form.wrapped, at: bench.underlay)
-    let delivered = bytes("0a580af4020a eeeeeeeeeeee") + form.headers.suffix(0) + u16(form.inner == .ipv4 ? 0x800 : 0x86dd)
+    let delivered =
+      bytes("0a580af4020a eeeeeeeeeeee") + form.headers.suffix(0) + u16(form.inner == .ipv4 ? 0x800 : 0x86dd)
     #expect(hex(sent.only(bench.podA)) == hex(delivered + form.delivered))
     if form.encapsulation != .none {
       #expect(sent.trace.contains(.decapsulated(form.encapsulation, peer: "node1")))
@@ -213,11 +214,13 @@ struct Form: CustomTestStringConvertible, Sendable {
     answer.replaceSubrange(40..<42, with: [0, 0])
     datagram = Array(answer[34...])
     #expect(
-      hex(answer) == hex(bytes(
-        """
-        020000000001 020000000002 0800 4500004e 00000000 4011f69b c0000202 c0000201 000012b5 003a0000 08000000 00100000
-        0a580af4010a 020000000e02 0806 0001080006040002 020000000e02 0af4020a 0a580af4010a 0af4010a
-        """)))
+      hex(answer)
+        == hex(
+          bytes(
+            """
+            020000000001 020000000002 0800 4500004e 00000000 4011f69b c0000202 c0000201 000012b5 003a0000 08000000 00100000
+            0a580af4010a 020000000e02 0806 0001080006040002 020000000e02 0af4020a 0a580af4010a 0af4010a
+            """)))
   }
 
   @Test("TUN-3 the source port tells flows apart and stays with each", arguments: [Encapsulation.vxlan, .geneve])
@@ -264,7 +267,9 @@ struct Form: CustomTestStringConvertible, Sendable {
     }
   }
 
-  @Test("NODE-5 VXLAN and Geneve use the port and the network that they are told", arguments: [Encapsulation.vxlan, .geneve])
+  @Test(
+    "NODE-5 VXLAN and Geneve use the port and the network that they are told",
+    arguments: [Encapsulation.vxlan, .geneve])
   func portAndNetwork(_ encapsulation: Encapsulation) {
     let pair = Pair(encapsulation) {
       $0.port = 8472

@@ -185,7 +185,8 @@ import Testing
 
   @Test("TUN-4 Geneve carries IP without Ethernet as well")
   func geneveIP() {
-    let datagram = u16(0xc001) + u16(6081) + u16(16 + 30) + [0, 0] + bytes("00000800 00100000") + TunnelReceiveTests.inner
+    let datagram =
+      u16(0xc001) + u16(6081) + u16(16 + 30) + [0, 0] + bytes("00000800 00100000") + TunnelReceiveTests.inner
     expectDelivered(
       bytes("020000000002 020000000001 0800") + ip(Bench.node4(1), Bench.node4(2), 17, datagram))
   }
