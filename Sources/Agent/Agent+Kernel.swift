@@ -139,7 +139,8 @@ extension Agent {
         resolve(address)
       case .pathMTU(let index, let mtu):
         let hop = dataPath.change { $0.hop(index) }
-        log.info("path to \(hop?.tunnel?.remote.description ?? "hop \(index)"): packets of \(mtu) octets fit its tunnel")
+        log.info(
+          "path to \(hop?.tunnel?.remote.description ?? "hop \(index)"): packets of \(mtu) octets fit its tunnel")
       }
     }
   }

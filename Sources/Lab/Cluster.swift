@@ -125,7 +125,8 @@ public final class Cluster: Sendable {
       return Node(
         name: "node-\(plan.name)", namespace: namespace,
         ipv4: IPv4Address(10, 0, routedMTU == nil ? 0 : UInt8(number), UInt8(number + 1)),
-        ipv6: IPv6Address(routedMTU == nil ? "fd00::\(number + 1)" : "fd00:\(number)::\(number + 1)")!, block4: IPPrefix("10.244.\(number).0/24")!,
+        ipv6: IPv6Address(routedMTU == nil ? "fd00::\(number + 1)" : "fd00:\(number)::\(number + 1)")!,
+        block4: IPPrefix("10.244.\(number).0/24")!,
         block6: IPPrefix("fd00:10:244:\(number)::/64")!, pods: pods, runsAgent: plan.runsAgent)
     }
     let ends = zip(nodes, plans).map { node, plan in
@@ -330,7 +331,7 @@ public final class Cluster: Sendable {
     try forgetPaths(of: pod)
   }
 
-  public func forgetPaths(of pod: Pod) throws { 
+  public func forgetPaths(of pod: Pod) throws {
     for family in ["-4", "-6"] { try pod.namespace.run("ip", family, "route", "flush", "cache").check() }
   }
 }

@@ -10,7 +10,8 @@ struct AgentTests {
   private func traces(_ node: Cluster.Node) throws -> String {
     let commands = [
       ["ip", "-br", "link"], ["ip", "route", "show", "table", "all"], ["ip", "-6", "route", "show", "table", "all"],
-      ["ip", "neigh", "show", "nud", "permanent"], ["tc", "qdisc", "show"], ["tc", "filter", "show", "dev", "eth0", "ingress"],
+      ["ip", "neigh", "show", "nud", "permanent"], ["tc", "qdisc", "show"],
+      ["tc", "filter", "show", "dev", "eth0", "ingress"],
       ["tc", "filter", "show", "dev", "kala1", "ingress"],
     ]
     return try commands.map { try node.namespace.run($0).standardOutput }.joined(separator: "--\n")
@@ -184,7 +185,8 @@ struct AgentTests {
     #expect(nowhere.status == .exited(66))
     #expect(nowhere.standardError.contains("/nonexistent"))
     let user = try test.a.namespace.run(
-      "setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", program, "run", "--state", "/", "--node", "a")
+      "setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", program, "run", "--state", "/", "--node", "a"
+    )
     #expect(user.status == .exited(77))
     #expect(user.standardError.contains("root"))
     let none = try test.lab.runUnchecked([program, "get", "status", "--socket", try test.path("none.sock")])

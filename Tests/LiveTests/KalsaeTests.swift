@@ -60,7 +60,8 @@ struct KalsaeTests {
     }
   }
 
-  @Test("NODE-6: a packet that does not fit the tunnel is answered with the right MTU, and TCP adapts",
+  @Test(
+    "NODE-6: a packet that does not fit the tunnel is answered with the right MTU, and TCP adapts",
     arguments: [Cluster.Mode.ipip, .gre, .vxlan, .geneve], IPFamily.allCases)
   func tooBig(_ mode: Cluster.Mode, _ family: IPFamily) throws {
     let test = try TestCluster("big")
@@ -84,7 +85,8 @@ struct KalsaeTests {
     #expect(sent.pathMTU == 1500 - mode.overhead)
   }
 
-  @Test("the node reaches pods of its own and of other nodes through kalsae0, and they reach the nodes",
+  @Test(
+    "the node reaches pods of its own and of other nodes through kalsae0, and they reach the nodes",
     arguments: [Cluster.Mode.direct, .vxlan])
   func host(_ mode: Cluster.Mode) throws {
     let test = try TestCluster("host")
@@ -113,7 +115,8 @@ struct KalsaeTests {
     try test.start()
     let (from, to) = (test.a.pods[0], test.b.pods[0])
     try from.namespace.ip("addr add 10.244.0.77/32 dev eth0")
-    #expect(try from.namespace.ping("\(to.ipv4)", count: 2, source: "10.244.0.77", wait: .milliseconds(300)).received == 0)
+    #expect(
+      try from.namespace.ping("\(to.ipv4)", count: 2, source: "10.244.0.77", wait: .milliseconds(300)).received == 0)
     #expect(try test.cluster.ask("drops", test.a).contains("\"reason\":\"sourceAddress\""))
     try test.cluster.setMode(.ipip)
     // An IPv4 packet in IPv4 (protocol 4), from the pod's own address to a node.

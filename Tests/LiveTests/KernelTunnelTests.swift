@@ -65,7 +65,11 @@ struct KernelTunnelTests {
       (IPAddress.v4(pod.ipv4), IPAddress("10.244.1.2")!), (.v6(pod.ipv6), IPAddress("fd00:10:244:1::2")!),
     ] {
       #expect(try pod.namespace.ping("\(other)", count: 3).isComplete)
-      #expect(try pod.namespace.ping("\(other)", count: 2, size: 65_507, wait: .seconds(4)).isComplete)
+      // The machine's VXLAN device has a larger MTU than the pod: it learns that from its first answer.
+      if mode == .vxlan { _ = try pod.namespace.ping("\(other)", count: 1, size: 65_507, wait: .seconds(1)) }
+      let large = try pod.namespace.ping("\(other)", count: 2, size: 65_507, wait: .seconds(4))
+      let drops = large.isComplete ? "" : try test.cluster.ask("drops", a)
+      #expect(large.isComplete, "\(other): \(large): \(drops)")
       #expect(try peer.run("ping", "-c", "3", "-W", "4", "\(own)").isSuccess)
       #expect(try peer.run("ping", "-c", "2", "-s", "20000", "-W", "4", "\(own)").isSuccess)
       try peer.receive(payload, from: pod.namespace, at: other, port: 5001)

@@ -6,7 +6,8 @@ import Testing
 @Suite(
   "Kalsae across a router", .serialized, .enabled(if: Lab.isAvailable, needsNamespaces), .timeLimit(.minutes(3)))
 struct RoutedTests {
-  @Test("NODE-5: CrossSubnet wraps what leaves the subnet; the gateway is the neighbour that is asked for",
+  @Test(
+    "NODE-5: CrossSubnet wraps what leaves the subnet; the gateway is the neighbour that is asked for",
     arguments: [Cluster.Mode.ipip, .gre, .vxlan, .geneve])
   func routed(_ mode: Cluster.Mode) throws {
     let test = try TestCluster("routed", routedMTU: 1500)
@@ -21,7 +22,9 @@ struct RoutedTests {
     try test.lab.transfer(
       try Payload(byteCount: 2_000_000), from: from.namespace, to: to.namespace, address: .v4(to.ipv4))
     _ = try capture.stop()
-    #expect(try PacketCheck.count(in: file, filter: "\(mode.rawValue == "ipip" ? "ip.proto == 4" : mode.rawValue) && icmp") >= 6)
+    #expect(
+      try PacketCheck.count(in: file, filter: "\(mode.rawValue == "ipip" ? "ip.proto == 4" : mode.rawValue) && icmp")
+        >= 6)
     #expect(try PacketCheck.findMalformed(in: file).prefix(5).isEmpty)
     try expectNoRefusal(file)
     let neighbours = try test.cluster.ask("neighbours", test.a)
@@ -42,7 +45,8 @@ struct RoutedTests {
     #expect(try PacketCheck.count(in: file, filter: "ip.proto == 4") == 0)
   }
 
-  @Test("TUN-7: a router's word about a narrow link inside the tunnel's path reaches the pod, with the tunnel's share off",
+  @Test(
+    "TUN-7: a router's word about a narrow link inside the tunnel's path reaches the pod, with the tunnel's share off",
     arguments: [Cluster.Mode.ipip, .gre, .vxlan, .geneve])
   func narrow(_ mode: Cluster.Mode) throws {
     let test = try TestCluster("narrow", routedMTU: 1300)

@@ -27,7 +27,8 @@ struct DemoResult {
     for result in results {
       table.add([
         result.mode.title, "\(result.answers)/\(result.pings)",
-        result.latency.map { "\(($0 * 1000).rounded() / 1000) ms" } ?? "-", result.isLargePingComplete ? "ok" : "FAILED",
+        result.latency.map { "\(($0 * 1000).rounded() / 1000) ms" } ?? "-",
+        result.isLargePingComplete ? "ok" : "FAILED",
         result.gateway == 2 ? "answers" : "SILENT", rate(result.veth), rate(result.tap),
         result.veth != nil && result.tap != nil ? "same" : "DIFFERENT", "\(result.mtu)",
         result.pathMTU.map { "\($0)" } ?? "-",
