@@ -78,14 +78,14 @@ extension Agent {
       // It is being asked again: packets wait instead of being refused.
       compiler.setNeighbour(neighbour.address, nil)
     }
-    noteChange()
+    noteNeighbours()
   }
 
   private func takeLost(_ neighbour: KernelNeighbour) {
     guard neighbour.interface == underlay?.port.interfaceIndex, !neighbour.isProxy else { return }
     compiler.setNeighbour(neighbour.address, nil)
     keptNeighbours[neighbour.address] = nil
-    noteChange()
+    noteNeighbours()
   }
 
   /// Takes over what the kernel knows of the underlay's neighbours.

@@ -51,6 +51,7 @@ public final class Agent {
   /// What keeps things from being as they should be, by what it is about; told once and when it is over.
   private(set) var troubles: [String: String] = [:]
   private var needsSettling = true
+  private var needsCommit = false
   private var exitSignal: Int32 = 0
 
   /// Reads the manifests and gets hold of what an agent needs; nothing of the machine is changed yet.
@@ -137,7 +138,11 @@ public final class Agent {
     while exitSignal == 0 {
       loop.run(nanoseconds: timeout)
       server.expire()
-      if needsSettling || hasMissingPorts { settle() }
+      if needsSettling || hasMissingPorts {
+        settle()
+      } else if needsCommit {
+        commitNeighbours()
+      }
     }
     log.info("node \(configuration.node): \(exitSignal == SIGINT ? "SIGINT" : "SIGTERM"): giving everything back")
     serviceManager.notify("STOPPING=1\nSTATUS=giving everything back")
@@ -198,10 +203,20 @@ public final class Agent {
   }
 
   func noteChange() { needsSettling = true }
+  /// Neighbours come and go often, and nothing but hops depends on them.
+  func noteNeighbours() { needsCommit = true }
+
+  private func commitNeighbours() {
+    needsCommit = false
+    dataPath.change { compiler.commit(to: &$0) }
+    settleNeighbours()
+    worker.waker.wake()
+  }
 
   /// Brings tables, ports and the kernel's routes up to date with all that is known.
   func settle() {
     needsSettling = false
+    needsCommit = false
     // Ports give facts that change what is compiled; more than a few turns would be a mistake.
     for _ in 0..<8 {
       dataPath.change { compiler.commit(to: &$0) }

@@ -257,4 +257,31 @@ struct AgentTests {
     let used = try ticks() - before
     #expect(used <= 9, "\(used) hundredths of a second in three seconds")
   }
+
+  @Test("systemd is told when the agent is ready, reloads and stops; SIGHUP reads and reports")
+  func serviceManager() throws {
+    let test = try TestCluster("notify", [.init("a", pods: []), .init("b", pods: [])])
+    defer { test.lab.cleanUp() }
+    // Systemd's side: prints each message's first line.
+    let script = """
+      import socket, sys
+      s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM); s.bind(sys.argv[1])
+      print('listening', flush=True)
+      while True: print(s.recv(4096).decode().split('\\n')[0], flush=True)
+      """
+    let socket = try test.path("notify.sock")
+    let systemd = try test.lab.spawn(["python3", "-c", script, socket])
+    try waitUntil("the listener") { systemd.standardOutput.contains("listening") }
+    let agent = try test.a.namespace.spawn(
+      "env", "NOTIFY_SOCKET=\(socket)", try builtProgram("kalsae"), "run", "--state", test.cluster.state, "--node",
+      "node-a", "--socket", test.cluster.socket(of: test.a), log: test.cluster.log(of: test.a))
+    try waitUntil("READY") { systemd.standardOutput.contains("READY=1") }
+    try test.cluster.write("broken.yaml", "kind: Pod\n")
+    try waitUntil("the complaint") { test.cluster.logText(of: test.a).contains("broken.yaml") }
+    agent.signal(SIGHUP)
+    try waitUntil("READY again") { systemd.standardOutput.hasSuffix("RELOADING=1\nREADY=1\n") }
+    #expect(test.cluster.logText(of: test.a).contains("manifests read again: 0 changes, 1 problems"))
+    #expect(try stop(agent).status == .exited(0))
+    try waitUntil("STOPPING") { systemd.standardOutput.hasSuffix("STOPPING=1\n") }
+  }
 }
