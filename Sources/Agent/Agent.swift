@@ -89,7 +89,9 @@ public final class Agent {
       monitor = try NetlinkMonitor()
       let settings = state.settings(ofNode: configuration.node)
       dataPath = DataPath(workers: 1, flowLimit: max(1024, settings.flowTableSize))
-      worker = try Worker(dataPath.lanes[0], processor: nil) { [requests] in requests.put($0) }
+      worker = try Worker(dataPath.lanes[0], processor: settings.busyPoll ? Agent.lastProcessor : nil) {
+        [requests] in requests.put($0)
+      }
       worker.busyPoll.store(settings.busyPoll, ordering: .relaxed)
       if settings.workers > 1 {
         log.warning("workers: \(settings.workers) is asked for; this version moves all packets in one thread")
@@ -101,6 +103,14 @@ public final class Agent {
     }
     compiler = NodeCompiler(node: configuration.node)
     compiler.apply(first.changes)
+  }
+
+  /// The processor for a worker that never sleeps: the last of those that the process may use. A worker that sleeps is
+  /// best left to the scheduler, which knows who else wants to run.
+  private static var lastProcessor: Int32? {
+    var numbers = [Int32](repeating: 0, count: 1024)
+    let count = unsafe kalsae_processors(&numbers, Int32(numbers.count))
+    return count > 1 ? numbers[Int(count) - 1] : nil
   }
 
   static func code(_ number: Int32) -> AgentError.Code {
@@ -155,7 +165,7 @@ public final class Agent {
   }
 
   private var hasMissingPorts: Bool {
-    underlay == nil || compiler.attachments.keys.contains { pods[$0] == nil }
+    underlay == nil || host == nil || compiler.attachments.keys.contains { pods[$0] == nil }
   }
 
   var summary: String {

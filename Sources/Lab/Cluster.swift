@@ -211,6 +211,14 @@ public final class Cluster: Sendable {
     }
   }
 
+  /// Writes the NodeConfiguration of all nodes: lines of its spec.
+  public func configureNodes(_ lines: String...) throws {
+    let spec = lines.map { "  \($0)\n" }.joined()
+    try write(
+      "configuration.yaml",
+      "apiVersion: kalsae.io/v1alpha1\nkind: NodeConfiguration\nmetadata:\n  name: default\nspec:\n\(spec)")
+  }
+
   public func manifest(of pod: Pod) -> String {
     let annotations =
       pod.attachment == .veth
@@ -302,11 +310,14 @@ public final class Cluster: Sendable {
   /// Changes the pools, waits until the agents follow, and gives pods' devices the MTU that fits.
   ///
   /// - Parameter when: `Always` or `CrossSubnet`.
-  public func setMode(_ mode4: Mode, ipv6 mode6: Mode = .direct, when: String = "Always") throws {
+  /// - Parameter extraOverhead: what tunnels take beyond the usual, as the nodes' configuration has it.
+  public func setMode(
+    _ mode4: Mode, ipv6 mode6: Mode = .direct, when: String = "Always", extraOverhead: Int = 0
+  ) throws {
     try writePools(mode4, mode6, when: when)
     let modes = Set([mode4, mode6]).subtracting([.direct]).map { "\"\($0.rawValue)\"" }
     for node in nodes where node.runsAgent {
-      let mtu = min(podMTU(mode4), podMTU(mode6)) - (underlayMTU - mtuOfUnderlay(node))
+      let mtu = min(podMTU(mode4), podMTU(mode6)) - (underlayMTU - mtuOfUnderlay(node)) - extraOverhead
       try waitUntil("agent of \(node.name) to follow the pools", timeout: .seconds(10), every: .milliseconds(30)) {
         let text = try ask("status", node)
         guard let start = text.firstRange(of: "\"encapsulations\":[")?.upperBound else { return false }
