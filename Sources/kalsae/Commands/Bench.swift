@@ -113,7 +113,7 @@ struct PipelineBenchCommand: ParsableCommand {
   }
 
   private func table(_ results: [PipelineResult]) -> String {
-    var table = TextTable("CASE", ">FLOWS", ">SIZE", ">NS MIN", ">NS MEDIAN", ">NS MAX", ">MPPS")
+    var table = TextTable(["CASE", ">FLOWS", ">SIZE", ">NS MIN", ">NS MEDIAN", ">NS MAX", ">MPPS"])
     for result in results {
       table.add([
         result.case, "\(result.flows)", "\(result.size)", rounded(result.nsMin), rounded(result.nsMedian),
