@@ -65,8 +65,22 @@ let package = Package(
     .testTarget(name: "ModelTests", dependencies: ["Model", "Datastore"], swiftSettings: strict),
     .testTarget(name: "DatastoreTests", dependencies: ["Datastore"], swiftSettings: strict),
     .testTarget(name: "CompilerTests", dependencies: ["Compiler"], swiftSettings: strict),
-    .testTarget(name: "ReplayTests", dependencies: ["Replay"], swiftSettings: strict),
+    .testTarget(name: "ReplayTests", dependencies: ["Replay", "Lab", "allocation-probe"], swiftSettings: strict),
+    .target(name: "CCounting", path: "Tests/Support/CCounting"),
+    .executableTarget(
+      name: "allocation-probe", dependencies: ["CCounting", "Replay"], path: "Tests/Support/allocation-probe",
+      swiftSettings: strict),
     .testTarget(
       name: "LiveTests", dependencies: ["Lab", "Addresses", "lab-probe", "kalsae"], swiftSettings: strict),
   ]
 )
+
+// Only where libFuzzer is asked for: `tools/fuzz`.
+if Context.environment["KALSAE_FUZZ"] != nil {
+  package.targets += [
+    .target(name: "CFuzz", path: "Fuzz/CFuzz"),
+    .executableTarget(
+      name: "kalsae-fuzz", dependencies: ["CFuzz", "Replay", "Datastore", "Ports", "Dataplane"], path: "Fuzz/Targets",
+      swiftSettings: strict),
+  ]
+}
