@@ -65,7 +65,7 @@ let package = Package(
     .testTarget(name: "ModelTests", dependencies: ["Model", "Datastore"], swiftSettings: strict),
     .testTarget(name: "DatastoreTests", dependencies: ["Datastore"], swiftSettings: strict),
     .testTarget(name: "CompilerTests", dependencies: ["Compiler"], swiftSettings: strict),
-    .testTarget(name: "ReplayTests", dependencies: ["Replay", "Lab", "allocation-probe"], swiftSettings: strict),
+    .testTarget(name: "ReplayTests", dependencies: ["Replay", "kalsae", "allocation-probe"], swiftSettings: strict),
     .target(name: "CCounting", path: "Tests/Support/CCounting"),
     .executableTarget(
       name: "allocation-probe", dependencies: ["CCounting", "Replay"], path: "Tests/Support/allocation-probe",
