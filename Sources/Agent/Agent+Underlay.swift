@@ -65,7 +65,8 @@ extension Agent {
     }
     let own = IPFamily.allCases.compactMap { node.address($0) }
     guard !own.isEmpty else {
-      trouble("underlay", "the Node manifest has no InternalIP, so its device cannot be told; add one to status.addresses")
+      trouble(
+        "underlay", "the Node manifest has no InternalIP, so its device cannot be told; add one to status.addresses")
       return nil
     }
     for address in own {
@@ -75,7 +76,8 @@ extension Agent {
     }
     let text = own.map(\.description).joined(separator: " or ")
     trouble(
-      "underlay", "waiting for a device with the node's address \(text) (`ip address` shows none); "
+      "underlay",
+      "waiting for a device with the node's address \(text) (`ip address` shows none); "
         + "if it is on none, name the device with underlayInterface in a NodeConfiguration", level: .warning)
     return nil
   }
@@ -160,7 +162,7 @@ extension Agent {
 
   private func socketFilter(_ classifier: PacketClassifier) throws(NodeError) -> [sock_filter] {
     var classifier = classifier
-    classifier.takesErrors = true
+    classifier.takesShared = true
     return try classifier.socketFilter()
   }
 

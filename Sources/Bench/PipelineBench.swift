@@ -1,8 +1,8 @@
 import Addresses
 import Compiler
 import Dataplane
-import Model
 import Glibc
+import Model
 
 /// Two nodes as the compiler sees them, with pods on the first: the real pipeline on memory ports.
 public final class BenchNode {
@@ -81,21 +81,25 @@ public enum PipelineBench {
     public var nsMedian: Double
   }
 
-  public static func run(flows: Int, routes: Int, mode: IPPool.Tunnel?, name: String, isIPv6: Bool = false, windows: Int = 9) -> Result {
+  public static func run(
+    flows: Int, routes: Int, mode: IPPool.Tunnel?, name: String, isIPv6: Bool = false, windows: Int = 9
+  ) -> Result {
     let batch = 256
-    let node = BenchNode(mode: mode, routes: routes, templates: { addressing in
-      (0..<flows).map { flow in
-        let peer = flow % routes + 1
-        let destination: IPAddress =
-          isIPv6
-          ? .v6(IPv6Address(high: 0xfd00_0244_0000_0000 | UInt64(peer), low: UInt64(flow / routes % 200 + 2)))
-          : .v4(IPv4Address(10, UInt8(peer >> 8 & 127), UInt8(peer & 255), UInt8(flow / routes % 200 + 2)))
-        return Packets.udp(
-          isIPv6 ? .v6(BenchNode.podAddress6) : .v4(BenchNode.podAddress), destination,
-          ports: (UInt16(1024 + flow % 60000), 53), size: 64,
-          sourceMAC: addressing.podMAC, destinationMAC: PodAttachment.hostMAC)
-      }
-    }, batch: batch)
+    let node = BenchNode(
+      mode: mode, routes: routes,
+      templates: { addressing in
+        (0..<flows).map { flow in
+          let peer = flow % routes + 1
+          let destination: IPAddress =
+            isIPv6
+            ? .v6(IPv6Address(high: 0xfd00_0244_0000_0000 | UInt64(peer), low: UInt64(flow / routes % 200 + 2)))
+            : .v4(IPv4Address(10, UInt8(peer >> 8 & 127), UInt8(peer & 255), UInt8(flow / routes % 200 + 2)))
+          return Packets.udp(
+            isIPv6 ? .v6(BenchNode.podAddress6) : .v4(BenchNode.podAddress), destination,
+            ports: (UInt16(1024 + flow % 60000), 53), size: 64,
+            sourceMAC: addressing.podMAC, destinationMAC: PodAttachment.hostMAC)
+        }
+      }, batch: batch)
     let lane = node.path.lanes[0]
     let rounds = max(flows / batch + 1, 500)
     func window() -> Double {
@@ -112,7 +116,9 @@ public enum PipelineBench {
     let before = node.underlaySink.statistics.sentFrames
     let times = (0..<windows).map { _ in window() }.sorted()
     let sent = node.underlaySink.statistics.sentFrames - before
-    precondition(sent == UInt64(windows * rounds * batch), "packets were lost: \(sent) of \(windows * rounds * batch); \(lane.withPipeline { $0.dropCounts(ports: 4) })")
+    precondition(
+      sent == UInt64(windows * rounds * batch),
+      "packets were lost: \(sent) of \(windows * rounds * batch); \(lane.withPipeline { $0.dropCounts(ports: 4) })")
     return Result(name: name, flows: flows, nsMin: times[0], nsMedian: times[windows / 2])
   }
 

@@ -14,7 +14,8 @@ extension Core {
     let isValid =
       switch source {
       case .v4(let address): address.isValidSource
-      case .v6(let address): address.isValidSource
+      // RFC 4291, section 2.5.6: link-local packets are not forwarded.
+      case .v6(let address): address.isValidSource && !address.isLinkLocal
       }
     guard isValid else { return .invalidSource }
     guard ingressRecord.checksSource else { return nil }
@@ -35,12 +36,8 @@ extension Core {
       return nil
     }
     record(.sourceAccepted)
-    if let problem = destinationProblem(destination, contexts[index]) {
+    if let problem = destinationProblem(destination) {
       drop(index, problem, batch)
-      return nil
-    }
-    if contexts[index].flags.contains(.hasOptions), hasSourceRoute(index, batch) {
-      drop(index, .sourceRoute, batch)
       return nil
     }
     if ingressRecord.role == PortRole.pod.rawValue, isTunnelPacket(index, batch, tables) {
@@ -57,6 +54,10 @@ extension Core {
   private mutating func route(
     _ index: Int, source: IPAddress, destination: IPAddress, _ batch: inout FrameBatch, _ tables: borrowing Tables
   ) -> Decision? {
+    if case .v6(let address) = destination, address.isLinkLocal {
+      drop(index, .invalidDestination, batch)
+      return nil
+    }
     let route = tables.routes.lookup(destination)
     // What the underlay brings unwrapped and no pod wants is the kernel's: it has its own copy (NODE-3).
     let isBareUnderlay = ingressRecord.role == PortRole.underlay.rawValue && contexts[index].tunnel == 0
@@ -117,7 +118,7 @@ extension Core {
     emit(index, decision.hop, &batch, tables)
   }
 
-  private func destinationProblem(_ destination: IPAddress, _ context: PacketContext) -> DropReason? {
+  private func destinationProblem(_ destination: IPAddress) -> DropReason? {
     switch destination {
     case .v4(let address):
       if address.isMulticast || address == .broadcast { return .multicast }
@@ -126,11 +127,11 @@ extension Core {
       if address.isMulticast { return .multicast }
       if address.isLoopback || address == .any { return .invalidDestination }
     }
-    // RFC 1812, section 5.3.4: a packet sent to a link-layer group must not be forwarded to a unicast address.
-    return context.flags.contains(.linkGroup) ? .multicast : nil
+    return nil
   }
 
-  private func hasSourceRoute(_ index: Int, _ batch: borrowing FrameBatch) -> Bool {
+  /// Whether an IPv4 packet names its route; looked for in every packet with options, for a flow says nothing of them.
+  func hasSourceRoute(_ index: Int, _ batch: borrowing FrameBatch) -> Bool {
     let frame = batch[index]
     guard let header = IPv4Header(frame.octets) else { return false }
     var options = header.options

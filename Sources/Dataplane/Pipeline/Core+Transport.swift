@@ -33,20 +33,19 @@ extension Core {
     return false
   }
 
-  /// Whether a partial checksum, whose place a guest may have named at will, is where one can be: in the transport header
-  /// of this packet, or in that of a packet inside. Were it in the IP header, finishing the checksum would write over
-  /// addresses that have been looked at (NODE-4).
-  @inline(never)
-  func isPartialChecksumPlausible(_ index: Int, isFragment: Bool, _ batch: borrowing FrameBatch) -> Bool {
-    let frame = batch[index]
-    let transport = frame.start &+ UInt32(contexts[index].transport)
-    guard !isFragment, frame.checksumStart >= transport else { return false }
-    switch contexts[index].transportProtocol {
-    case IPProtocol.tcp.rawValue: return frame.checksumStart == transport && frame.checksumOffset == 16
-    case IPProtocol.udp.rawValue where frame.checksumStart == transport: return frame.checksumOffset == 6
-    case IPProtocol.sctp.rawValue: return frame.checksumStart == transport && frame.checksumOffset == 8
-    // Behind the ports of UDP, and behind the first words of others, there may be a tunnel of the pod's own.
-    default: return frame.checksumStart >= transport &+ 4
+  /// Whether the partial checksum, if there is one, lies where the transport has its own, or deeper in the payload. Who
+  /// writes the port's metadata may be a guest: finishing the checksum must not change what was looked at (TUN-9).
+  @inline(__always)
+  func isPartialChecksumPlausible(_ frame: Frame, _ context: PacketContext) -> Bool {
+    guard frame.flags.contains(.checksumPartial) else { return true }
+    let transport = frame.start &+ UInt32(context.transport)
+    guard frame.checksumStart == transport else { return frame.checksumStart >= transport &+ 8 }
+    switch context.transportProtocol {
+    case IPProtocol.tcp.rawValue: return frame.checksumOffset == 16
+    case IPProtocol.udp.rawValue: return frame.checksumOffset == 6
+    case IPProtocol.sctp.rawValue: return frame.checksumOffset == 8
+    case IPProtocol.icmpv6.rawValue: return frame.checksumOffset == 2
+    default: return true
     }
   }
 

@@ -89,7 +89,15 @@ extension Pipeline {
     core.contexts[index].transportProtocol = transportProtocol
     core.contexts[index].flags.remove(.ipv6)
     if fragmentField & 0x4000 != 0 { core.contexts[index].flags.insert(.dontFragment) }
-    if headerLength > IPv4Header.length { core.contexts[index].flags.insert(.hasOptions) }
+    if headerLength > IPv4Header.length {
+      core.contexts[index].flags.insert(.hasOptions)
+      if core.hasSourceRoute(index, batch) { return core.drop(index, .sourceRoute, batch) }
+    }
+    // RFC 1812, section 5.3.4: a packet sent to a link-layer group must not be forwarded to a unicast address.
+    if core.contexts[index].flags.contains(.linkGroup) { return core.drop(index, .multicast, batch) }
+    guard core.isPartialChecksumPlausible(frame, core.contexts[index]) else {
+      return core.drop(index, .badTransport, batch)
+    }
     let addresses = octets[u64Native: 12]
 
     if core.ingressRecord.role == PortRole.underlay.rawValue, core.contexts[index].tunnel == 0,
@@ -98,11 +106,6 @@ extension Pipeline {
       return localUnderlay(index, isIPv6: false, isFragment: fragmentField & 0x3fff != 0, &batch, tables)
     }
 
-    if frame.flags.contains(.checksumPartial),
-      !core.isPartialChecksumPlausible(index, isFragment: fragmentField & 0x3fff != 0, batch)
-    {
-      return core.drop(index, .badTransport, batch)
-    }
     var tail = FlowKeyTail(
       ports: 0, transport: transportProtocol, flags: FlowKeyTail.used, zone: core.ingressRecord.zone.rawValue)
     if fragmentField & 0x3fff != 0 {
@@ -151,6 +154,9 @@ extension Pipeline {
     core.contexts[index].timeToLive = header.hopLimit
     core.contexts[index].transportProtocol = upper.protocol.rawValue
     core.contexts[index].flags.insert([.ipv6, .dontFragment])
+    guard core.isPartialChecksumPlausible(frame, core.contexts[index]) else {
+      return core.drop(index, .badTransport, batch)
+    }
     if upper.routingType == 0 { return core.drop(index, .sourceRoute, batch) }
     let destination = header.destination
 
@@ -159,17 +165,13 @@ extension Pipeline {
     {
       return core.answerNDP(index, &batch, tables)
     }
+    if core.contexts[index].flags.contains(.linkGroup) { return core.drop(index, .multicast, batch) }
     if core.ingressRecord.role == PortRole.underlay.rawValue, core.contexts[index].tunnel == 0,
       tables.localAddresses.find(destination) != nil
     {
       return localUnderlay(index, isIPv6: true, isFragment: upper.isFragment, &batch, tables)
     }
 
-    if frame.flags.contains(.checksumPartial),
-      !core.isPartialChecksumPlausible(index, isFragment: upper.isFragment, batch)
-    {
-      return core.drop(index, .badTransport, batch)
-    }
     var tail = FlowKeyTail(
       ports: 0, transport: upper.protocol.rawValue, flags: FlowKeyTail.used, zone: core.ingressRecord.zone.rawValue)
     if upper.isFragment {

@@ -180,6 +180,24 @@ import Testing
     return ~crc
   }
 
+  @Test(
+    "NODE-4 TUN-9 a guest that puts its partial checksum over an address or a port does not pass", arguments: families)
+  func forged(_ family: IPFamily) {
+    let bench = Bench(.ipip)
+    let packet = tcp(bench.pod(10, family), bench.remote(10, family), Flag.ack, [1, 2, 3, 4])
+    let start = 14 + header(family)
+    // Over the source address, the ports, in front of everything; and the right place for comparison.
+    for (from, offset) in [
+      (14, 12), (0, 26), (14, header(family)), (start, 0), (start, 2), (start - 2, 18), (start + 1, 1),
+    ] {
+      let sent = bench.send(
+        [MemoryFrame(bench.fromPod(packet), partialChecksumStart: from, partialChecksumOffset: offset)], at: bench.podA)
+      #expect(sent.drops == [.badTransport: 1], "\(from), \(offset)")
+      #expect(sent.isSilent)
+    }
+    #expect(bench.send([partial(bench, packet, family)], at: bench.podA).octets(bench.underlay).count == 1)
+  }
+
   // MARK: Super-frames
 
   @Test(
