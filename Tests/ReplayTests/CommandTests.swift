@@ -62,6 +62,25 @@ struct CommandTests {
     }
   }
 
+  @Test("The manual page has every option of every command")
+  func manual() throws {
+    let page = GoldenCase.folder.deletingLastPathComponent().deletingLastPathComponent().appending(
+      path: "docs/kalsae.1")
+    let manual = try String(contentsOf: page, encoding: .utf8)
+    let commands = try kalsae(["--help"]).output.split(separator: "SUBCOMMANDS:").last?.split(separator: "\n").filter {
+      $0.hasPrefix("  ") && !$0.hasPrefix("   ") && !$0.contains("kalsae help")
+    }.compactMap { $0.split(separator: " ").first.map(String.init) }
+    #expect((commands?.count ?? 0) >= 6)
+    for command in commands ?? [] {
+      #expect(manual.contains(".Cm \(command)\n"), "\(command)")
+      let help = try kalsae(["help", command]).output
+      for match in help.matches(of: /(?m)^ {2}(?:-[a-z], )?--([a-z-]+)/) {
+        let option = match.1
+        #expect(manual.contains("Fl -\(option)"), "\(command) --\(option)")
+      }
+    }
+  }
+
   @Test("What goes wrong is one line with the file or field, and its own exit status")
   func failures() throws {
     try withFolder { folder in
