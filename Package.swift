@@ -55,7 +55,8 @@ let package = Package(
     .executableTarget(name: "benchprobe", dependencies: ["Bench"], swiftSettings: strict),
     .target(name: "Lab", dependencies: ["Addresses", "CLinux"], swiftSettings: strict),
     .executableTarget(name: "lab-probe", dependencies: ["Lab"], swiftSettings: strict),
-    .executableTarget(name: "kalsae", dependencies: ["Agent", "Replay", "Lab", argumentParser], swiftSettings: strict),
+    .executableTarget(
+      name: "kalsae", dependencies: ["Agent", "Replay", "Lab", "CLinux", argumentParser], swiftSettings: strict),
 
     .testTarget(name: "AddressesTests", dependencies: ["Addresses"], swiftSettings: strict),
     .testTarget(
