@@ -1,5 +1,6 @@
 import Agent
 import Lab
+import Replay
 
 /// What a mode of the demo came to.
 struct DemoResult {
