@@ -55,7 +55,7 @@ let package = Package(
     .target(name: "Lab", dependencies: ["Addresses", "CLinux"], swiftSettings: strict),
     .executableTarget(name: "lab-probe", dependencies: ["Lab"], swiftSettings: strict),
     .executableTarget(
-      name: "kalsae", dependencies: ["Agent", "Bench", "Replay", "Lab", argumentParser], swiftSettings: strict),
+      name: "kalsae", dependencies: ["Agent", "Bench", "Replay", "Lab", "CLinux", argumentParser], swiftSettings: strict),
 
     .testTarget(name: "AddressesTests", dependencies: ["Addresses"], swiftSettings: strict),
     .testTarget(
@@ -68,7 +68,7 @@ let package = Package(
     .target(name: "Reference", dependencies: ["Model"], path: "Tests/Support/Reference", swiftSettings: strict),
     .testTarget(name: "ReferenceTests", dependencies: ["Reference"], swiftSettings: strict),
     .testTarget(name: "CompilerTests", dependencies: ["Compiler"], swiftSettings: strict),
-    .testTarget(name: "ReplayTests", dependencies: ["Replay", "Lab", "allocation-probe"], swiftSettings: strict),
+    .testTarget(name: "ReplayTests", dependencies: ["Replay", "kalsae", "allocation-probe"], swiftSettings: strict),
     .target(name: "CCounting", path: "Tests/Support/CCounting"),
     .executableTarget(
       name: "allocation-probe", dependencies: ["CCounting", "Replay"], path: "Tests/Support/allocation-probe",
