@@ -55,7 +55,8 @@ let package = Package(
     .target(name: "Lab", dependencies: ["Addresses", "CLinux"], swiftSettings: strict),
     .executableTarget(name: "lab-probe", dependencies: ["Lab"], swiftSettings: strict),
     .executableTarget(
-      name: "kalsae", dependencies: ["Agent", "Bench", "Replay", "Lab", "CLinux", argumentParser], swiftSettings: strict),
+      name: "kalsae", dependencies: ["Agent", "Bench", "Replay", "Lab", "CLinux", argumentParser], swiftSettings: strict
+    ),
 
     .testTarget(name: "AddressesTests", dependencies: ["Addresses"], swiftSettings: strict),
     .testTarget(
