@@ -3,11 +3,12 @@
 PREFIX ?= /usr/local
 DESTDIR ?=
 ARGUMENTS ?=
+SECONDS ?= 600
 KALSAE = .build/release/kalsae
 PYTHON = /usr/bin/python3
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test sanitize bench install uninstall format lint clean
+.PHONY: help build demo test sanitize fuzz bench install uninstall format lint clean
 .NOTPARALLEL:
 
 help:
@@ -18,6 +19,7 @@ help:
 	  '  make demo       build, then two nodes in namespaces that carry real traffic (needs root)' \
 	  '  make test       everything that proves Kalsae right; ends with the counts (root for the live tests)' \
 	  '  make sanitize   the tests under AddressSanitizer and ThreadSanitizer' \
+	  '  make fuzz       arbitrary input for the parsers and the pipeline, SECONDS=$(SECONDS)' \
 	  '  make bench      build, then the benchmarks' \
 	  '  make install    into PREFIX=$(PREFIX): program, man page, shell completions' \
 	  '  make uninstall  takes them away again' \
@@ -55,6 +57,10 @@ sanitize:
 	@TSAN_OPTIONS="suppressions=$(CURDIR)/tools/thread-sanitizer.suppressions" \
 	swift test --disable-xctest --sanitize=thread --scratch-path .build-thread --skip '[./]Release[A-Z]' $(ARGUMENTS)
 
+fuzz:
+	@tools/bootstrap --test
+	@exec $(PYTHON) tools/fuzz --seconds $(SECONDS) $(ARGUMENTS)
+
 bench:
 	@echo "[1/3] what Debian must give…"
 	@tools/bootstrap --demo
@@ -77,4 +83,4 @@ lint:
 	swift format lint --recursive --strict --parallel Package.swift Sources Tests
 
 clean:
-	rm -rf .build .build-optimised .build-address .build-thread
+	rm -rf .build .build-optimised .build-fuzz .build-address .build-thread

@@ -52,10 +52,11 @@ let package = Package(
     .target(
       name: "Agent", dependencies: ["Datastore", "Compiler", "Node", "Ports", "CLinux", logging], swiftSettings: strict),
     .target(name: "Bench", dependencies: ["Compiler", "Ports"], swiftSettings: strict),
-    .executableTarget(name: "benchprobe", dependencies: ["Bench"], swiftSettings: strict),
     .target(name: "Lab", dependencies: ["Addresses", "CLinux"], swiftSettings: strict),
     .executableTarget(name: "lab-probe", dependencies: ["Lab"], swiftSettings: strict),
-    .executableTarget(name: "kalsae", dependencies: ["Agent", "Replay", "Lab", argumentParser], swiftSettings: strict),
+    .executableTarget(
+      name: "kalsae", dependencies: ["Agent", "Bench", "Replay", "Lab", "CLinux", argumentParser], swiftSettings: strict
+    ),
 
     .testTarget(name: "AddressesTests", dependencies: ["Addresses"], swiftSettings: strict),
     .testTarget(
@@ -68,8 +69,22 @@ let package = Package(
     .target(name: "Reference", dependencies: ["Model"], path: "Tests/Support/Reference", swiftSettings: strict),
     .testTarget(name: "ReferenceTests", dependencies: ["Reference"], swiftSettings: strict),
     .testTarget(name: "CompilerTests", dependencies: ["Compiler"], swiftSettings: strict),
-    .testTarget(name: "ReplayTests", dependencies: ["Replay"], swiftSettings: strict),
+    .testTarget(name: "ReplayTests", dependencies: ["Replay", "kalsae", "allocation-probe"], swiftSettings: strict),
+    .target(name: "CCounting", path: "Tests/Support/CCounting"),
+    .executableTarget(
+      name: "allocation-probe", dependencies: ["CCounting", "Replay"], path: "Tests/Support/allocation-probe",
+      swiftSettings: strict),
     .testTarget(
       name: "LiveTests", dependencies: ["Lab", "Addresses", "lab-probe", "kalsae"], swiftSettings: strict),
   ]
 )
+
+// Only where libFuzzer is asked for: `tools/fuzz`.
+if Context.environment["KALSAE_FUZZ"] != nil {
+  package.targets += [
+    .target(name: "CFuzz", path: "Fuzz/CFuzz"),
+    .executableTarget(
+      name: "kalsae-fuzz", dependencies: ["CFuzz", "Replay", "Datastore", "Ports", "Dataplane"], path: "Fuzz/Targets",
+      swiftSettings: strict),
+  ]
+}

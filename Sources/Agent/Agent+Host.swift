@@ -52,6 +52,19 @@ extension Agent {
 
   /// Gives the host's device the pods' MTU (NODE-6); returns whether the compiler was told anything new.
   func settleHost() -> Bool {
+    let isGone = host.map { host in
+      links[host.port.interfaceIndex] == nil && dataPath.change { _ in host.port.isExhausted }
+    }
+    if isGone ?? true {
+      closeHost()
+      do {
+        try openHost()
+        clearTrouble(configuration.hostInterface)
+        return true
+      } catch {
+        trouble(configuration.hostInterface, "\(error)")
+      }
+    }
     guard let host, var fact = compiler.hostPort, fact.mtu != compiler.podMTU else { return false }
     do throws(NodeError) {
       try netlink.setMTU(compiler.podMTU, interface: host.port.interfaceIndex)

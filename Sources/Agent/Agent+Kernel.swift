@@ -78,14 +78,14 @@ extension Agent {
       // It is being asked again: packets wait instead of being refused.
       compiler.setNeighbour(neighbour.address, nil)
     }
-    noteChange()
+    noteNeighbours()
   }
 
   private func takeLost(_ neighbour: KernelNeighbour) {
     guard neighbour.interface == underlay?.port.interfaceIndex, !neighbour.isProxy else { return }
     compiler.setNeighbour(neighbour.address, nil)
     keptNeighbours[neighbour.address] = nil
-    noteChange()
+    noteNeighbours()
   }
 
   /// Takes over what the kernel knows of the underlay's neighbours.
@@ -139,7 +139,8 @@ extension Agent {
         resolve(address)
       case .pathMTU(let index, let mtu):
         let hop = dataPath.change { $0.hop(index) }
-        log.info("path to \(hop?.tunnel?.remote.description ?? "hop \(index)"): packets of \(mtu) octets fit its tunnel")
+        log.info(
+          "path to \(hop?.tunnel?.remote.description ?? "hop \(index)"): packets of \(mtu) octets fit its tunnel")
       }
     }
   }

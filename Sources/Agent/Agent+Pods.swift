@@ -71,7 +71,7 @@ extension Agent {
         "pod \(pod.namespace)/\(pod.name)", "waiting for its interface \(attachment.interface)", level: .notice)
       return nil
     }
-    // The host must not speak by the device: no addresses of its own, and whatever comes in is the data plane's.
+    // The host must not speak by the device: no new addresses of its own, and whatever comes in is the data plane's.
     try? netlink.disableIPv6Addresses(interface: link.index)
     let guardian = try IngressGuard(interface: link.index, classifier: .everything, netlink: netlink)
     let port = try AFPacketPort(interface: link.index, options: .pod)

@@ -65,7 +65,8 @@ extension Agent {
     }
     let own = IPFamily.allCases.compactMap { node.address($0) }
     guard !own.isEmpty else {
-      trouble("underlay", "the Node manifest has no InternalIP, so its device cannot be told; add one to status.addresses")
+      trouble(
+        "underlay", "the Node manifest has no InternalIP, so its device cannot be told; add one to status.addresses")
       return nil
     }
     for address in own {
@@ -75,7 +76,8 @@ extension Agent {
     }
     let text = own.map(\.description).joined(separator: " or ")
     trouble(
-      "underlay", "waiting for a device with the node's address \(text) (`ip address` shows none); "
+      "underlay",
+      "waiting for a device with the node's address \(text) (`ip address` shows none); "
         + "if it is on none, name the device with underlayInterface in a NodeConfiguration", level: .warning)
     return nil
   }
@@ -85,8 +87,6 @@ extension Agent {
     // The guard first: what comes before the socket is open is lost, not answered by the host.
     let guardian = try IngressGuard(interface: link.index, classifier: classifier, netlink: netlink)
     var options = AFPacketPort.Options.underlay
-    // As much as a TCP window of some megabytes in packets of the link: what one node's worker sends in a burst.
-    options.slots = 1020
     options.filter = try socketFilter(classifier)
     let port = try AFPacketPort(interface: link.index, options: options)
     let index = try dataPath.change { tables in
@@ -160,7 +160,7 @@ extension Agent {
 
   private func socketFilter(_ classifier: PacketClassifier) throws(NodeError) -> [sock_filter] {
     var classifier = classifier
-    classifier.takesErrors = true
+    classifier.takesShared = true
     return try classifier.socketFilter()
   }
 

@@ -51,6 +51,7 @@ public final class Agent {
   /// What keeps things from being as they should be, by what it is about; told once and when it is over.
   private(set) var troubles: [String: String] = [:]
   private var needsSettling = true
+  private var needsCommit = false
   private var exitSignal: Int32 = 0
 
   /// Reads the manifests and gets hold of what an agent needs; nothing of the machine is changed yet.
@@ -88,7 +89,9 @@ public final class Agent {
       monitor = try NetlinkMonitor()
       let settings = state.settings(ofNode: configuration.node)
       dataPath = DataPath(workers: 1, flowLimit: max(1024, settings.flowTableSize))
-      worker = try Worker(dataPath.lanes[0], processor: nil) { [requests] in requests.put($0) }
+      worker = try Worker(dataPath.lanes[0], processor: settings.busyPoll ? Agent.lastProcessor : nil) {
+        [requests] in requests.put($0)
+      }
       worker.busyPoll.store(settings.busyPoll, ordering: .relaxed)
       if settings.workers > 1 {
         log.warning("workers: \(settings.workers) is asked for; this version moves all packets in one thread")
@@ -100,6 +103,14 @@ public final class Agent {
     }
     compiler = NodeCompiler(node: configuration.node)
     compiler.apply(first.changes)
+  }
+
+  /// The processor for a worker that never sleeps: the last of those that the process may use. A worker that sleeps is
+  /// best left to the scheduler, which knows who else wants to run.
+  private static var lastProcessor: Int32? {
+    var numbers = [Int32](repeating: 0, count: 1024)
+    let count = unsafe kalsae_processors(&numbers, Int32(numbers.count))
+    return count > 1 ? numbers[Int(count) - 1] : nil
   }
 
   static func code(_ number: Int32) -> AgentError.Code {
@@ -137,7 +148,11 @@ public final class Agent {
     while exitSignal == 0 {
       loop.run(nanoseconds: timeout)
       server.expire()
-      if needsSettling || hasMissingPorts { settle() }
+      if needsSettling || hasMissingPorts {
+        settle()
+      } else if needsCommit {
+        commitNeighbours()
+      }
     }
     log.info("node \(configuration.node): \(exitSignal == SIGINT ? "SIGINT" : "SIGTERM"): giving everything back")
     serviceManager.notify("STOPPING=1\nSTATUS=giving everything back")
@@ -150,7 +165,7 @@ public final class Agent {
   }
 
   private var hasMissingPorts: Bool {
-    underlay == nil || compiler.attachments.keys.contains { pods[$0] == nil }
+    underlay == nil || host == nil || compiler.attachments.keys.contains { pods[$0] == nil }
   }
 
   var summary: String {
@@ -198,10 +213,20 @@ public final class Agent {
   }
 
   func noteChange() { needsSettling = true }
+  /// Neighbours come and go often, and nothing but hops depends on them.
+  func noteNeighbours() { needsCommit = true }
+
+  private func commitNeighbours() {
+    needsCommit = false
+    dataPath.change { compiler.commit(to: &$0) }
+    settleNeighbours()
+    worker.waker.wake()
+  }
 
   /// Brings tables, ports and the kernel's routes up to date with all that is known.
   func settle() {
     needsSettling = false
+    needsCommit = false
     // Ports give facts that change what is compiled; more than a few turns would be a mistake.
     for _ in 0..<8 {
       dataPath.change { compiler.commit(to: &$0) }

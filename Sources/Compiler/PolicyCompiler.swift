@@ -371,13 +371,16 @@ struct PolicyCompiler {
     for peer in rule.peers {
       switch peer {
       case .block(let block):
-        for prefix in blockUsers.keys where block.cidr.contains(prefix) && !block.except.contains(where: { $0.contains(prefix) }) {
+        for prefix in blockUsers.keys
+        where block.cidr.contains(prefix) && !block.except.contains(where: { $0.contains(prefix) }) {
           peers.append((.block(prefix), nil))
         }
       case .pods(let namespaces, _):
         let candidates =
           namespaces == nil ? identitiesOfNamespace[namespace] ?? [] : Set(identityKeys.keys)
-        for identity in candidates where matches(peer, identity, namespace) { peers.append((.identity(identity), identity)) }
+        for identity in candidates where matches(peer, identity, namespace) {
+          peers.append((.identity(identity), identity))
+        }
       }
     }
     if rule.ports.isEmpty {
@@ -391,7 +394,9 @@ struct PolicyCompiler {
         for (peer, _) in peers { entries.insert(PolicyEntry(peer, transport: transport)) }
       case .range(let range):
         for (first, length) in PolicyEntry.cover(range) {
-          for (peer, _) in peers { entries.insert(PolicyEntry(peer, transport: transport, port: first, length: length)) }
+          for (peer, _) in peers {
+            entries.insert(PolicyEntry(peer, transport: transport, port: first, length: length))
+          }
         }
       case .named(let name):
         addNamed(name, port.protocol, peers, group, to: &entries)
@@ -419,7 +424,8 @@ struct PolicyCompiler {
     for (peer, identity) in peers {
       for candidate in identity.map({ [$0] }) ?? Array(identityKeys.keys) {
         for number in numbers(identityKeys[candidate]?.ports ?? []) {
-          let member: PolicyEntry.Peer = if case .block(let block) = peer { .member(candidate, block) } else { .identity(candidate) }
+          let member: PolicyEntry.Peer =
+            if case .block(let block) = peer { .member(candidate, block) } else { .identity(candidate) }
           entries.insert(PolicyEntry(member, transport: transport.number, port: number, length: 16))
         }
       }

@@ -94,6 +94,7 @@ public final class Cluster: Sendable {
   private let folder: String
   private let program: String
   private let underlayMTU: Int
+  private let routedMTU: Int?
 
   /// Makes namespaces, links and manifests; no agent runs yet.
   ///
@@ -107,6 +108,7 @@ public final class Cluster: Sendable {
     self.lab = lab
     self.program = program
     self.underlayMTU = underlayMTU
+    self.routedMTU = routedMTU
     folder = try lab.directory()
     state = "\(folder)/state"
     guard unsafe mkdir(state, 0o755) == 0 else { throw failure("make the folder \(state)") }
@@ -123,7 +125,8 @@ public final class Cluster: Sendable {
       return Node(
         name: "node-\(plan.name)", namespace: namespace,
         ipv4: IPv4Address(10, 0, routedMTU == nil ? 0 : UInt8(number), UInt8(number + 1)),
-        ipv6: IPv6Address(routedMTU == nil ? "fd00::\(number + 1)" : "fd00:\(number)::\(number + 1)")!, block4: IPPrefix("10.244.\(number).0/24")!,
+        ipv6: IPv6Address(routedMTU == nil ? "fd00::\(number + 1)" : "fd00:\(number)::\(number + 1)")!,
+        block4: IPPrefix("10.244.\(number).0/24")!,
         block6: IPPrefix("fd00:10:244:\(number)::/64")!, pods: pods, runsAgent: plan.runsAgent)
     }
     let ends = zip(nodes, plans).map { node, plan in
@@ -208,6 +211,14 @@ public final class Cluster: Sendable {
     }
   }
 
+  /// Writes the NodeConfiguration of all nodes: lines of its spec.
+  public func configureNodes(_ lines: String...) throws {
+    let spec = lines.map { "  \($0)\n" }.joined()
+    try write(
+      "configuration.yaml",
+      "apiVersion: kalsae.io/v1alpha1\nkind: NodeConfiguration\nmetadata:\n  name: default\nspec:\n\(spec)")
+  }
+
   public func manifest(of pod: Pod) -> String {
     let annotations =
       pod.attachment == .veth
@@ -232,7 +243,7 @@ public final class Cluster: Sendable {
       """
   }
 
-  private func writePools(_ mode4: Mode, _ mode6: Mode) throws {
+  private func writePools(_ mode4: Mode, _ mode6: Mode, when: String = "Always") throws {
     func pool(_ name: String, _ cidr: String, _ mode: Mode) -> String {
       """
       apiVersion: projectcalico.org/v3
@@ -241,7 +252,7 @@ public final class Cluster: Sendable {
         name: \(name)
       spec:
         cidr: "\(cidr)"
-      \(mode.field.map { "  \($0): Always\n" } ?? "")
+      \(mode.field.map { "  \($0): \(when)\n" } ?? "")
       """
     }
     try write("pools.yaml", pool("pods-ipv4", Self.pool4, mode4) + "---\n" + pool("pods-ipv6", Self.pool6, mode6))
@@ -297,30 +308,41 @@ public final class Cluster: Sendable {
   public func podMTU(_ mode: Mode) -> Int { underlayMTU - mode.overhead }
 
   /// Changes the pools, waits until the agents follow, and gives pods' devices the MTU that fits.
-  public func setMode(_ mode4: Mode, ipv6 mode6: Mode = .direct) throws {
-    try writePools(mode4, mode6)
+  ///
+  /// - Parameter when: `Always` or `CrossSubnet`.
+  /// - Parameter extraOverhead: what tunnels take beyond the usual, as the nodes' configuration has it.
+  public func setMode(
+    _ mode4: Mode, ipv6 mode6: Mode = .direct, when: String = "Always", extraOverhead: Int = 0
+  ) throws {
+    try writePools(mode4, mode6, when: when)
     let modes = Set([mode4, mode6]).subtracting([.direct]).map { "\"\($0.rawValue)\"" }
-    let mtu = min(podMTU(mode4), podMTU(mode6))
     for node in nodes where node.runsAgent {
+      let mtu = min(podMTU(mode4), podMTU(mode6)) - (underlayMTU - mtuOfUnderlay(node)) - extraOverhead
       try waitUntil("agent of \(node.name) to follow the pools", timeout: .seconds(10), every: .milliseconds(30)) {
         let text = try ask("status", node)
         guard let start = text.firstRange(of: "\"encapsulations\":[")?.upperBound else { return false }
         let found = Set(text[start...].prefix { $0 != "]" }.split(separator: ",").map(String.init))
         return found == Set(modes) && number("podMTU", in: text) == mtu
       }
+      for pod in node.pods { try setMTU(mtu, of: pod) }
     }
-    try setPodMTU(mtu)
+  }
+
+  private func mtuOfUnderlay(_ node: Node) -> Int {
+    node.name == nodes[1].name ? routedMTU ?? underlayMTU : underlayMTU
   }
 
   /// Sets the MTU of all pods' devices, and forgets what the pods have learnt about paths.
   public func setPodMTU(_ mtu: Int) throws {
-    for pod in pods {
-      try pod.namespace.ip("link set eth0 mtu \(mtu)")
-      try forgetPaths(of: pod)
-    }
+    for pod in pods { try setMTU(mtu, of: pod) }
   }
 
-  public func forgetPaths(of pod: Pod) throws { 
+  private func setMTU(_ mtu: Int, of pod: Pod) throws {
+    try pod.namespace.setMTU(mtu, of: "eth0")
+    try forgetPaths(of: pod)
+  }
+
+  public func forgetPaths(of pod: Pod) throws {
     for family in ["-4", "-6"] { try pod.namespace.run("ip", family, "route", "flush", "cache").check() }
   }
 }

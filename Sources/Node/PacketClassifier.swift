@@ -6,7 +6,7 @@ public import CLinux
 /// at the device's ingress, which keeps it from the host.
 ///
 /// Fragments: a later fragment carries no ports, so of a fragmented UDP datagram to one of our ports only the first
-/// fragment is ours. The host then cannot put the datagram together, forgets the rest after its time-out and, without
+/// fragment is ours alone; `takesShared` is for the others. The host then cannot put the datagram together, forgets the rest after its time-out and, without
 /// the first fragment, answers nothing (RFC 792, RFC 4443 section 3.3). Protocols and destinations are known from every
 /// fragment.
 ///
@@ -32,9 +32,10 @@ public struct PacketClassifier: Sendable, Hashable {
   public var protocols: [UInt8]
   /// Packets to these are ours whatever they carry: pods and services.
   public var destinations: [IPPrefix]
-  /// Whether ICMP and ICMPv6 errors to local addresses are taken too: they tell of the tunnels' paths (TUN-7). The host
-  /// wants them as well, so this is for the packet socket alone.
-  public var takesErrors = false
+  /// Whether also what both the host and the data plane want to see is taken: ICMP and ICMPv6 errors to local
+  /// addresses, which tell of the tunnels' paths (TUN-7), and later fragments of UDP datagrams, which do not tell whose
+  /// they are. For the packet socket alone: the host must get them too.
+  public var takesShared = false
 
   /// A classifier for a device that is shared with the host, as the underlay's is.
   public init(
@@ -111,7 +112,7 @@ public struct PacketClassifier: Sendable, Hashable {
     p.load(.u8, .absolute(ip + 9))
     for number in protocols { p.jump(hit, ifEqual: UInt32(number)) }
     let noError = p.label()
-    if takesErrors {
+    if takesShared {
       p.jump(noError, unlessEqual: 1)
       p.load(.u16, .absolute(ip + 6))
       p.jump(miss, ifAny: 0x1fff)
@@ -123,7 +124,7 @@ public struct PacketClassifier: Sendable, Hashable {
     p.place(noError)
     p.jump(miss, unlessEqual: 17)
     p.load(.u16, .absolute(ip + 6))
-    p.jump(miss, ifAny: 0x1fff)
+    p.jump(takesShared ? hit : miss, ifAny: 0x1fff)
     p.loadIPv4HeaderLength(at: ip)
     matchPort(&p, ip, hit, miss)
   }
@@ -179,6 +180,10 @@ public struct PacketClassifier: Sendable, Hashable {
     p.load(.u16, .indexed(ip + 2))
     p.and(0xfff8)
     p.jump(first, ifEqual: 0)
+    if takesShared {
+      p.recall(0)
+      p.jump(hit, ifEqual: 17)
+    }
     p.jump(miss)
     p.place(first)
     p.recall(0)
@@ -187,7 +192,7 @@ public struct PacketClassifier: Sendable, Hashable {
     p.place(noFragment)
     for number in protocols { p.jump(hit, ifEqual: UInt32(number)) }
     let noError = p.label()
-    if takesErrors {
+    if takesShared {
       p.jump(noError, unlessEqual: 58)
       // The types below 128 are errors (RFC 4443, section 2.1).
       p.load(.u8, .indexed(ip))

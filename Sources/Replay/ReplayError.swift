@@ -47,28 +47,3 @@ func hint(for word: String, among candidates: [String], none: String) -> String 
   let shown = candidates.prefix(8).joined(separator: ", ")
   return "known are \(shown)" + (candidates.count > 8 ? " and \(candidates.count - 8) more" : "")
 }
-
-/// The candidate that a misspelt word was most likely meant to be: the one with the most pairs of neighbouring letters in
-/// common, if that is more than half of them.
-private func nearest(to word: String, in candidates: [String]) -> String? {
-  func pairs(_ text: String) -> [String] {
-    let letters = Array("^" + text.lowercased().prefix(64) + "$")
-    return zip(letters, letters.dropFirst()).map { String([$0, $1]) }
-  }
-  let own = pairs(word)
-  var best: (score: Double, candidate: String)?
-  for candidate in candidates {
-    var rest = pairs(candidate)
-    let total = Double(own.count + rest.count)
-    var common = 0.0
-    for pair in own {
-      if let place = rest.firstIndex(of: pair) {
-        rest.remove(at: place)
-        common += 1
-      }
-    }
-    let score = 2 * common / total
-    if score > 0.6, score > best?.score ?? 0 { best = (score, candidate) }
-  }
-  return best?.candidate
-}

@@ -32,8 +32,9 @@ extension ReplayReport {
   }
 
   private var portTable: String {
-    var table = TextTable(
-      "PORT", "INTERFACE", ">PACKETS IN", ">OCTETS IN", ">PACKETS OUT", ">OCTETS OUT", ">DROPPED", "FILE")
+    var table = TextTable([
+      "PORT", "INTERFACE", ">PACKETS IN", ">OCTETS IN", ">PACKETS OUT", ">OCTETS OUT", ">DROPPED", "FILE",
+    ])
     for port in ports {
       let dropped = port.drops.values.reduce(0, +) + port.unreadable
       table.add([
@@ -45,13 +46,13 @@ extension ReplayReport {
   }
 
   private var dropTable: String {
-    var table = TextTable(">DROPPED", "REASON", "PORT", "MEANING")
+    var table = TextTable([">DROPPED", "REASON", "PORT", "MEANING"])
     for drop in drops { table.add([grouped(drop.packets), drop.reason, drop.port, drop.explanation]) }
     return table.text
   }
 
   private var flowTable: String {
-    var table = TextTable("FLOW", "STATE", "TO", ">PACKETS", ">OCTETS", ">BACK", ">OCTETS BACK")
+    var table = TextTable(["FLOW", "STATE", "TO", ">PACKETS", ">OCTETS", ">BACK", ">OCTETS BACK"])
     for flow in flows.top {
       table.add([
         "\(flow.transport) \(flow.source) > \(flow.destination)", flow.state, flow.to, grouped(flow.forward.packets),

@@ -10,7 +10,8 @@ struct AgentTests {
   private func traces(_ node: Cluster.Node) throws -> String {
     let commands = [
       ["ip", "-br", "link"], ["ip", "route", "show", "table", "all"], ["ip", "-6", "route", "show", "table", "all"],
-      ["ip", "neigh", "show", "nud", "permanent"], ["tc", "qdisc", "show"], ["tc", "filter", "show", "dev", "eth0", "ingress"],
+      ["ip", "neigh", "show", "nud", "permanent"], ["tc", "qdisc", "show"],
+      ["tc", "filter", "show", "dev", "eth0", "ingress"],
       ["tc", "filter", "show", "dev", "kala1", "ingress"],
     ]
     return try commands.map { try node.namespace.run($0).standardOutput }.joined(separator: "--\n")
@@ -114,6 +115,68 @@ struct AgentTests {
     }
   }
 
+  @Test("devices that somebody removes are made or taken again: the underlay, kalsae0")
+  func removedDevices() throws {
+    let test = try TestCluster("removed")
+    defer { test.lab.cleanUp() }
+    try test.start()
+    let (from, to) = (test.a.pods[0], test.b.pods[0])
+    func ping() throws -> Bool {
+      try from.namespace.ping("\(to.ipv4)", count: 1, wait: .milliseconds(300)).isComplete
+    }
+    #expect(try ping())
+    try test.a.namespace.ip("link del eth0")
+    try waitUntil("the agent to notice") { test.cluster.logText(of: test.a).contains("waiting for a device") }
+    #expect(try !ping())
+    try test.lab.veth(
+      Endpoint(test.a.namespace, "eth0", addresses: ["\(test.a.ipv4)/24"]),
+      Endpoint(test.b.namespace, "eth0", addresses: ["\(test.b.ipv4)/24"]))
+    try waitUntil("the nodes to meet again") { try ping() }
+    try test.a.namespace.ip("link del kalsae0")
+    try waitUntil("the host to reach a pod again") {
+      try test.a.namespace.ping("\(to.ipv4)", count: 1, wait: .milliseconds(300)).isComplete
+    }
+    #expect(try from.namespace.ping("\(test.a.ipv4)", count: 1).isComplete)
+  }
+
+  @Test("get, flows and drops show in words and in JSON what the agent has")
+  func commands() throws {
+    let test = try TestCluster("commands")
+    defer { test.lab.cleanUp() }
+    try test.start()
+    let (from, to) = (test.a.pods[0], test.b.pods[0])
+    #expect(try from.namespace.ping("\(to.ipv4)", count: 2).isComplete)
+    #expect(try from.namespace.ping("10.244.0.99", count: 1, wait: .milliseconds(200)).received == 0)
+    let program = try builtProgram("kalsae")
+    let socket = test.cluster.socket(of: test.a)
+    func show(_ arguments: String...) throws -> String {
+      try test.lab.run([program] + arguments + ["--socket", socket]).standardOutput
+    }
+    #expect(try show("get", "status").contains("Pods      2 of 2 attached\n"))
+    let ports = try show("get", "ports", "-o", "wide").split(separator: "\n")
+    #expect(ports.count == 5)
+    #expect(ports.contains { $0.hasPrefix("kala1") && $0.contains("demo/a1") && $0.contains("\(from.mac)") })
+    let pods = try show("get", "pods")
+    #expect(pods.contains("demo       a1    10.244.0.2,fd00:10:244::2  veth  kala1"))
+    let routes = try show("get", "routes")
+    #expect(routes.contains("10.244.0.2/32"))
+    #expect(routes.contains("eth0 to node-b (10.0.0.2)"))
+    #expect(try show("get", "hops").contains("resolved"))
+    #expect(try show("get", "peers").contains("node-b  10.0.0.2"))
+    #expect(try show("get", "neighbours").contains("reachable"))
+    let flows = try show("flows", "--address", "\(to.ipv4)", "--protocol", "icmp")
+    #expect(flows.contains("icmp") && flows.contains("established"))
+    #expect(try show("flows", "--protocol", "sctp").split(separator: "\n").count == 1)
+    let drops = try show("drops")
+    #expect(drops.contains("blackhole"))
+    #expect(drops.contains("IP 10.244.0.2 > 10.244.0.99: icmp type 8 code 0"))
+    for topic in ["status", "ports", "pods", "routes", "hops", "peers", "neighbours"] {
+      let json = try show("get", topic, "-o", "json")
+      try test.lab.run(["python3", "-c", "import json, sys; json.load(sys.stdin)"], input: json)
+      #expect(json.hasPrefix("{\"\(topic)\":"))
+    }
+  }
+
   @Test("NODE-6: the pods' MTU follows the underlay's")
   func underlayMTU() throws {
     let test = try TestCluster("mtu")
@@ -184,7 +247,8 @@ struct AgentTests {
     #expect(nowhere.status == .exited(66))
     #expect(nowhere.standardError.contains("/nonexistent"))
     let user = try test.a.namespace.run(
-      "setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", program, "run", "--state", "/", "--node", "a")
+      "setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", program, "run", "--state", "/", "--node", "a"
+    )
     #expect(user.status == .exited(77))
     #expect(user.standardError.contains("root"))
     let none = try test.lab.runUnchecked([program, "get", "status", "--socket", try test.path("none.sock")])
@@ -254,5 +318,32 @@ struct AgentTests {
     usleep(3_000_000)
     let used = try ticks() - before
     #expect(used <= 9, "\(used) hundredths of a second in three seconds")
+  }
+
+  @Test("systemd is told when the agent is ready, reloads and stops; SIGHUP reads and reports")
+  func serviceManager() throws {
+    let test = try TestCluster("notify", [.init("a", pods: []), .init("b", pods: [])])
+    defer { test.lab.cleanUp() }
+    // Systemd's side: prints each message's first line.
+    let script = """
+      import socket, sys
+      s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM); s.bind(sys.argv[1])
+      print('listening', flush=True)
+      while True: print(s.recv(4096).decode().split('\\n')[0], flush=True)
+      """
+    let socket = try test.path("notify.sock")
+    let systemd = try test.lab.spawn(["python3", "-c", script, socket])
+    try waitUntil("the listener") { systemd.standardOutput.contains("listening") }
+    let agent = try test.a.namespace.spawn(
+      "env", "NOTIFY_SOCKET=\(socket)", try builtProgram("kalsae"), "run", "--state", test.cluster.state, "--node",
+      "node-a", "--socket", test.cluster.socket(of: test.a), log: test.cluster.log(of: test.a))
+    try waitUntil("READY") { systemd.standardOutput.contains("READY=1") }
+    try test.cluster.write("broken.yaml", "kind: Pod\n")
+    try waitUntil("the complaint") { test.cluster.logText(of: test.a).contains("broken.yaml") }
+    agent.signal(SIGHUP)
+    try waitUntil("READY again") { systemd.standardOutput.hasSuffix("RELOADING=1\nREADY=1\n") }
+    #expect(test.cluster.logText(of: test.a).contains("manifests read again: 0 changes, 1 problems"))
+    #expect(try stop(agent).status == .exited(0))
+    try waitUntil("STOPPING") { systemd.standardOutput.hasSuffix("STOPPING=1\n") }
   }
 }

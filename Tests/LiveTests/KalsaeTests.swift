@@ -60,7 +60,8 @@ struct KalsaeTests {
     }
   }
 
-  @Test("NODE-6: a packet that does not fit the tunnel is answered with the right MTU, and TCP adapts",
+  @Test(
+    "NODE-6: a packet that does not fit the tunnel is answered with the right MTU, and TCP adapts",
     arguments: [Cluster.Mode.ipip, .gre, .vxlan, .geneve], IPFamily.allCases)
   func tooBig(_ mode: Cluster.Mode, _ family: IPFamily) throws {
     let test = try TestCluster("big")
@@ -84,7 +85,8 @@ struct KalsaeTests {
     #expect(sent.pathMTU == 1500 - mode.overhead)
   }
 
-  @Test("the node reaches pods of its own and of other nodes through kalsae0, and they reach the nodes",
+  @Test(
+    "the node reaches pods of its own and of other nodes through kalsae0, and they reach the nodes",
     arguments: [Cluster.Mode.direct, .vxlan])
   func host(_ mode: Cluster.Mode) throws {
     let test = try TestCluster("host")
@@ -113,7 +115,8 @@ struct KalsaeTests {
     try test.start()
     let (from, to) = (test.a.pods[0], test.b.pods[0])
     try from.namespace.ip("addr add 10.244.0.77/32 dev eth0")
-    #expect(try from.namespace.ping("\(to.ipv4)", count: 2, source: "10.244.0.77", wait: .milliseconds(300)).received == 0)
+    #expect(
+      try from.namespace.ping("\(to.ipv4)", count: 2, source: "10.244.0.77", wait: .milliseconds(300)).received == 0)
     #expect(try test.cluster.ask("drops", test.a).contains("\"reason\":\"sourceAddress\""))
     try test.cluster.setMode(.ipip)
     // An IPv4 packet in IPv4 (protocol 4), from the pod's own address to a node.
@@ -124,5 +127,55 @@ struct KalsaeTests {
     try waitUntil("the packet to be dropped") {
       try test.cluster.ask("drops", test.a).contains("\"reason\":\"tunnelFromPod\"")
     }
+  }
+
+  @Test(
+    "TUN-1 to TUN-4: tunnels over an IPv6 underlay", arguments: [Cluster.Mode.ipip, .gre, .vxlan, .geneve])
+  func overIPv6(_ mode: Cluster.Mode) throws {
+    let test = try TestCluster("over6")
+    defer { test.lab.cleanUp() }
+    try test.cluster.configureNodes("tunnelIPFamily: IPv6")
+    try test.start()
+    try test.cluster.setMode(mode, ipv6: mode, extraOverhead: 20)
+    let (a, b) = (test.a.pods, test.b.pods)
+    let payload = try Payload(byteCount: 5_000_000)
+    let file = try test.path("wire.pcap")
+    try judged(test.a.namespace, "eth0", file) {
+      for family in IPFamily.allCases {
+        #expect(
+          try a[0].namespace.ping("\(b[0].address(family))", count: 3, interval: .milliseconds(20)).isComplete)
+        #expect(try a[1].namespace.ping("\(b[1].address(family))", count: 2, size: 65_507).isComplete)
+        try test.lab.transfer(payload, from: a[0].namespace, to: b[0].namespace, address: b[0].address(family))
+        try test.lab.transfer(payload, from: b[1].namespace, to: a[1].namespace, address: a[1].address(family))
+      }
+    }
+    #expect(try PacketCheck.count(in: file, filter: "ipv6.src == \(test.a.ipv6) && icmp") >= 3)
+    #expect(try PacketCheck.count(in: file, filter: "ip.src == \(test.a.ipv4) && icmp") == 0)
+  }
+
+  @Test(
+    "TUN-2, TUN-3: GRE with key, checksum and sequence numbers, VXLAN and Geneve with UDP checksums",
+    arguments: [Cluster.Mode.gre, .vxlan, .geneve])
+  func options(_ mode: Cluster.Mode) throws {
+    let test = try TestCluster("options")
+    defer { test.lab.cleanUp() }
+    try test.cluster.configureNodes("greKey: 77", "greChecksum: true", "greSequence: true", "udpTunnelChecksum: true")
+    try test.start()
+    try test.cluster.setMode(mode, extraOverhead: mode == .gre ? 12 : 0)
+    let (a, b) = (test.a.pods, test.b.pods)
+    let file = try test.path("wire.pcap")
+    try judged(test.a.namespace, "eth0", file) {
+      #expect(try a[0].namespace.ping("\(b[0].ipv4)", count: 3, interval: .milliseconds(20)).isComplete)
+      #expect(try a[1].namespace.ping("\(b[1].ipv4)", count: 2, size: 65_507).isComplete)
+      try test.lab.transfer(
+        try Payload(byteCount: 5_000_000), from: a[0].namespace, to: b[0].namespace, address: .v4(b[0].ipv4))
+    }
+    let filter =
+      mode == .gre
+      ? "gre.key == 77 && gre.flags.checksum == 1 && gre.flags.sequence_number == 1"
+      : "\(mode.rawValue) && udp.checksum != 0"
+    let packets = try PacketCheck.count(in: file, filter: filter)
+    #expect(packets > 1000)
+    #expect(try PacketCheck.count(in: file, filter: mode.rawValue) == packets)
   }
 }

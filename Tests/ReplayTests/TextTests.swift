@@ -12,7 +12,7 @@ struct TextTests {
 
   @Test("Columns are as wide as their widest cell, numbers to the right")
   func table() {
-    var table = TextTable("NAME", ">COUNT")
+    var table = TextTable(["NAME", ">COUNT"])
     table.add(["underlay", grouped(1_234_567)])
     table.add(["host", grouped(0)])
     #expect(table.text == "NAME          COUNT\nunderlay  1,234,567\nhost              0\n")

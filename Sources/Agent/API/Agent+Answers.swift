@@ -70,6 +70,12 @@ extension Agent {
     return list.sorted { $0.index.rawValue < $1.index.rawValue }
   }
 
+  /// What people call the ports: pods by their names, for the devices of several may be called `eth0`.
+  private var portNames: [PortIndex: String] {
+    Dictionary(
+      uniqueKeysWithValues: openPorts.map { ($0.index, $0.pod.map { "\($0.namespace)/\($0.name)" } ?? $0.port.name) })
+  }
+
   /// One more than the highest index of a port that is open or was.
   private var portCount: Int { max(64, (openPorts.last.map { Int($0.index.rawValue) } ?? 0) + 1) }
 
@@ -113,7 +119,7 @@ extension Agent {
   // MARK: Routes, hops, neighbours
 
   private func hopViews() -> [HopView] {
-    let names = Dictionary(uniqueKeysWithValues: openPorts.map { ($0.index, $0.port.name) })
+    let names = portNames
     return compiler.hops.map { entry in
       let hop = entry.hop
       let tunnel = hop.tunnel
@@ -209,7 +215,7 @@ extension Agent {
     let (counts, samples) = dataPath.change { _ in
       worker.lane.withPipeline { ($0.dropCounts(ports: count), $0.dropSamples) }
     }
-    let names = Dictionary(uniqueKeysWithValues: openPorts.map { ($0.index, $0.port.name) })
+    let names = portNames
     func name(_ port: PortIndex) -> String { names[port] ?? "port \(port.rawValue)" }
     // The pipeline counts time since the machine's start.
     let offset = kalsae_realtime() &- kalsae_monotonic()

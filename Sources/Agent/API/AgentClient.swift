@@ -31,7 +31,8 @@ public struct AgentClient: Sendable {
     case 1: return AgentClient(socketPath: found[0])
     case 0:
       throw AgentError(
-        .unavailable, "no agent runs here (\(AgentConfiguration.socketFolder) has no socket): start one with "
+        .unavailable,
+        "no agent runs here (\(AgentConfiguration.socketFolder) has no socket): start one with "
           + "`kalsae run`, or name its socket with --socket")
     default:
       throw AgentError(

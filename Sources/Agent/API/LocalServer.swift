@@ -42,7 +42,8 @@ final class LocalServer {
     lock = unsafe kalsae_lock(path + ".lock")
     if lock == -EWOULDBLOCK {
       throw AgentError(
-        .alreadyRunning, "an agent of node \(node) runs already (it holds \(path).lock); stop it first, "
+        .alreadyRunning,
+        "an agent of node \(node) runs already (it holds \(path).lock); stop it first, "
           + "or give this one another --socket")
     }
     guard lock >= 0 else {

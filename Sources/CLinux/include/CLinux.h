@@ -4,3 +4,4 @@
 #include "inotify_shim.h"
 #include "lab_shim.h"
 #include "ports_shim.h"
+#include "process_shim.h"

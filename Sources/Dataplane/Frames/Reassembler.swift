@@ -55,7 +55,7 @@ public struct Reassembler: ~Copyable {
   let ranges: UnsafeMutablePointer<(start: UInt16, end: UInt16)>
   public let capacity: Int
   /// Nanoseconds from a datagram's first fragment until it is given up.
-  public let timeout: UInt64
+  public var timeout: UInt64
   var delivered: Int?
 
   /// Datagrams that were given up because there was no room for another.

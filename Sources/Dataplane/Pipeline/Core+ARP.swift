@@ -30,6 +30,7 @@ extension Core {
       to: octets.dropping(headerLength), operation: .reply, senderHardwareAddress: own, senderProtocolAddress: target,
       targetHardwareAddress: asker, targetProtocolAddress: sender)
     frame.setLength(headerLength + ARPPacket.length)
+    frame.becomeOwn()
     batch[index] = frame
     record(.answered("ARP: \(target) is at \(own)"))
     output.append(index, to: ingress, contexts)
@@ -78,6 +79,7 @@ extension Core {
       senderProtocolAddress: target, targetHardwareAddress: asker, targetProtocolAddress: sender)
     frame.pull(headerLength)
     frame.setLength(ARPPacket.length)
+    frame.becomeOwn()
     contexts[index].length = UInt32(ARPPacket.length)
     contexts[index].timeToLive = 64
     contexts[index].trafficClass = 0

@@ -26,7 +26,8 @@ extension Core {
     let isValid =
       switch source {
       case .v4(let address): address.isValidSource
-      case .v6(let address): address.isValidSource
+      // RFC 4291, section 2.5.6: link-local packets are not forwarded.
+      case .v6(let address): address.isValidSource && !address.isLinkLocal
       }
     guard isValid || source == Core.localhost && isFromHost else { return .invalidSource }
     guard ingressRecord.checksSource else { return nil }
@@ -48,7 +49,8 @@ extension Core {
   ) -> Judgement? {
     guard isAcceptable(index, source: source, destination: destination, &batch, tables) else { return nil }
     // KP-39: a connection whose beginning was not seen.
-    if tail.transport == IPProtocol.tcp.rawValue, !tables.settings.tcpBeLiberal, contexts[index].tcpFlags & 0x17 != 0x02 {
+    if tail.transport == IPProtocol.tcp.rawValue, !tables.settings.tcpBeLiberal, contexts[index].tcpFlags & 0x17 != 0x02
+    {
       drop(index, .tcpNoSYN, batch)
       return nil
     }
@@ -78,7 +80,8 @@ extension Core {
     judgement.destinationPod = tables.policies.pod(target)
     if isTracing {
       tracePolicy(
-        source: source, judgement.sourcePod, destination: target, judgement.destinationPod, tail.transport, port, tables)
+        source: source, judgement.sourcePod, destination: target, judgement.destinationPod, tail.transport, port, tables
+      )
     }
     if let problem = policyProblem(
       source: source, sourcePod: judgement.sourcePod, destination: target, destinationPod: judgement.destinationPod,
@@ -105,7 +108,7 @@ extension Core {
       return false
     }
     record(.sourceAccepted)
-    if let problem = destinationProblem(destination, contexts[index], tables) {
+    if let problem = destinationProblem(destination, tables) {
       if problem == .invalidDestination { record(.serviceDecided(ServiceDecision(verdict: .drop))) }
       drop(index, problem, batch)
       return false
@@ -113,10 +116,6 @@ extension Core {
     // KP-24: the node's packets to itself have no business elsewhere.
     if source == Core.localhost, destination != Core.localhost {
       drop(index, .invalidSource, batch)
-      return false
-    }
-    if contexts[index].flags.contains(.hasOptions), hasSourceRoute(index, batch) {
-      drop(index, .sourceRoute, batch)
       return false
     }
     if ingressRecord.role == PortRole.pod.rawValue, isTunnelPacket(index, batch, tables) {
@@ -135,6 +134,10 @@ extension Core {
     _ index: Int, source: IPAddress, destination: IPAddress, isTranslated: Bool, _ batch: inout FrameBatch,
     _ tables: borrowing Tables
   ) -> Decision? {
+    if case .v6(let address) = destination, address.isLinkLocal {
+      drop(index, .invalidDestination, batch)
+      return nil
+    }
     let route = tables.routes.lookup(destination)
     // What the underlay brings unwrapped and no pod wants is the kernel's: it has its own copy (NODE-3).
     let isBareUnderlay = isBareUnderlay(index)
@@ -220,7 +223,7 @@ extension Core {
   }
 
   private func destinationProblem(
-    _ destination: IPAddress, _ context: PacketContext, _ tables: borrowing Tables
+    _ destination: IPAddress, _ tables: borrowing Tables
   ) -> DropReason? {
     switch destination {
     case .v4(let address):
@@ -234,11 +237,11 @@ extension Core {
       if address.isMulticast { return .multicast }
       if address.isLoopback || address == .any { return .invalidDestination }
     }
-    // RFC 1812, section 5.3.4: a packet sent to a link-layer group must not be forwarded to a unicast address.
-    return context.flags.contains(.linkGroup) ? .multicast : nil
+    return nil
   }
 
-  private func hasSourceRoute(_ index: Int, _ batch: borrowing FrameBatch) -> Bool {
+  /// Whether an IPv4 packet names its route; looked for in every packet with options, for a flow says nothing of them.
+  func hasSourceRoute(_ index: Int, _ batch: borrowing FrameBatch) -> Bool {
     let frame = batch[index]
     guard let header = IPv4Header(frame.octets) else { return false }
     var options = header.options

@@ -134,8 +134,7 @@ extension Core {
     let context = contexts[index]
     guard context.flags.isDisjoint(with: [.icmpError, .laterFragment, .linkGroup, .originated]) else { return }
     var frame = batch[index]
-    frame.flags.subtract([.checksumPartial, .truncated])
-    frame.segmentation = .none
+    frame.becomeOwn()
     let destination: IPAddress
     let length: Int
     if context.isIPv6 {
@@ -206,5 +205,15 @@ extension Core {
     let hop = tables.routes.hop(of: route, hash: context.hash)
     guard hop != 0 else { return drop(index, .noRoute, batch) }
     emit(index, HopTable.index(hop, isIPv6: isIPv6), &batch, tables)
+  }
+}
+
+extension Frame {
+  /// An answer was written over the packet: what the port said of it, that its checksum is unfinished or that it is a
+  /// super-frame, is not true of the answer.
+  mutating func becomeOwn() {
+    flags.subtract([.checksumPartial, .checksumVerified, .truncated])
+    segmentation = .none
+    segmentSize = 0
   }
 }

@@ -34,8 +34,17 @@ extension Core {
   mutating func reassemble(
     _ index: Int, isIPv6: Bool, _ batch: inout FrameBatch, _ tables: borrowing Tables
   ) -> Bool {
+    let (expired, evicted) = (reassembler.expired, reassembler.evicted)
+    defer {
+      // Datagrams that gave way to this one.
+      if reassembler.expired != expired { drops.add(.reassemblyTimeout, at: ingress, count: 1) }
+      if reassembler.evicted != evicted { drops.add(.reassemblyFull, at: ingress, count: 1) }
+    }
     switch reassembler.insert(batch[index], network: 0, now: now) {
-    case .held, .duplicate: return false
+    case .held: return false
+    case .duplicate:
+      drop(index, .fragmentOverlap, batch)
+      return false
     case .refused(let refusal):
       drop(index, refusal == .overlap || refusal == .datagramRefused ? .fragmentOverlap : .fragmentInvalid, batch)
       return false

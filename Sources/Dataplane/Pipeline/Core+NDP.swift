@@ -37,6 +37,7 @@ extension Core {
 
     let own = MACAddress(rawValue: ingressRecord.mac)
     frame.setLength(IPv6Header.length + NeighborMessage.lengthWithAddress)
+    frame.becomeOwn()
     frame.push(EthernetHeader.length)
     let answer = frame.octets
     EthernetHeader.write(to: answer, destination: asker, source: own, etherType: .ipv6)
@@ -63,8 +64,7 @@ extension Core {
     let octets = frame.octets
     let message = octets.dropping(Int(context.transport))
     guard !context.flags.contains(.fragment), message.count >= 8 else { return drop(index, .icmpIgnored, batch) }
-    // The checksum is computed anew.
-    batch[index].flags.remove(.checksumPartial)
+    batch[index].becomeOwn()
     let destination: IPAddress
     if context.isIPv6 {
       guard context.transportProtocol == IPProtocol.icmpv6.rawValue, message[0] == 128, let header = IPv6Header(octets)

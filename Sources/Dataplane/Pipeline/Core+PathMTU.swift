@@ -121,7 +121,7 @@ extension Core {
     var message = ErrorMessage.hostUnreachable
     if let linkMTU {
       // What no honest link would say is not believed: it would stop the tunnel (RFC 1191, section 6).
-      let mtu = UInt32(max(linkMTU - tunnel.overhead, tunnel.local.family == .ipv4 ? 552 : 1200))
+      let mtu = UInt32(max(linkMTU, tunnel.local.family == .ipv4 ? 552 : 1280) - tunnel.overhead)
       for record in Int(hop)...Int(hop) + 1 where mtu < tables.hops.records[record].mtu {
         hopStates[record].learnedMTU = mtu
         hopStates[record].learnedUntil = second &+ tables.settings.pathMTULifetime

@@ -33,6 +33,22 @@ extension Core {
     return false
   }
 
+  /// Whether the partial checksum, if there is one, lies where the transport has its own, or deeper in the payload. Who
+  /// writes the port's metadata may be a guest: finishing the checksum must not change what was looked at (TUN-9).
+  @inline(__always)
+  func isPartialChecksumPlausible(_ frame: Frame, _ context: PacketContext) -> Bool {
+    guard frame.flags.contains(.checksumPartial) else { return true }
+    let transport = frame.start &+ UInt32(context.transport)
+    guard frame.checksumStart == transport else { return frame.checksumStart >= transport &+ 8 }
+    switch context.transportProtocol {
+    case IPProtocol.tcp.rawValue: return frame.checksumOffset == 16
+    case IPProtocol.udp.rawValue: return frame.checksumOffset == 6
+    case IPProtocol.sctp.rawValue: return frame.checksumOffset == 8
+    case IPProtocol.icmpv6.rawValue: return frame.checksumOffset == 2
+    default: return true
+    }
+  }
+
   private mutating func readICMP(_ index: Int, _ type: UInt8, identifier: UInt16, _ tail: inout FlowKeyTail) -> Bool {
     let message = ICMPv4Header.MessageType(rawValue: type)
     if message.isError {

@@ -45,6 +45,8 @@ struct Core: ~Copyable {
     hopStates.grow(to: tables.hops.records.count)
     drops.reserve(ports: tables.ports.records.count)
     output.reserve(ports: tables.ports.records.count)
+    fragments.lifetime = tables.settings.fragmentLifetime
+    reassembler.timeout = UInt64(tables.settings.fragmentLifetime) * 1_000_000_000
     // A capture's time may jump back; the pipeline's does not.
     guard now > self.now || !errorBudget.isFilled else { return }
     self.now = now

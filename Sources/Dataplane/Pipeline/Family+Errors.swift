@@ -27,8 +27,9 @@ extension Family {
     let original = original(answers)
     var hop = slot.hop
     if slot.epoch != tables.epoch || hop == 0 {
-      guard let route = core.route(
-        index, source: error.sourceAddress, destination: original.sourceAddress, isTranslated: true, &batch, tables)
+      guard
+        let route = core.route(
+          index, source: error.sourceAddress, destination: original.sourceAddress, isTranslated: true, &batch, tables)
       else { return }
       hop = route.hop
     }

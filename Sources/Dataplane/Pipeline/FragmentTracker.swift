@@ -22,8 +22,8 @@ struct FragmentTracker: ~Copyable {
   private static var ways: Int { 4 }
   /// One bit for each eight octets of 64 KiB.
   private static var words: Int { 128 }
-  /// Seconds; RFC 791 suggests 15, Linux keeps 30.
-  private static var lifetime: UInt32 { 30 }
+  /// Seconds that a datagram is remembered from its first fragment on.
+  var lifetime: UInt32 = 30
 
   private let entries = Memory<Entry>(count: FragmentTracker.count)
   private let seen = Memory<UInt64>(count: FragmentTracker.count * FragmentTracker.words)
@@ -86,7 +86,7 @@ struct FragmentTracker: ~Copyable {
       if entries[place].deadline < entries[oldest].deadline { oldest = place }
     }
     entries[oldest] = Entry(
-      identity: identity, deadline: second &+ FragmentTracker.lifetime, hasFirst: false, isPoisoned: false, ports: 0,
+      identity: identity, deadline: second &+ lifetime, hasFirst: false, isPoisoned: false, ports: 0,
       transport: 0, flags: 0, total: 0, passed: 0, reach: 0)
     for word in oldest * FragmentTracker.words..<(oldest + 1) * FragmentTracker.words { seen[word] = 0 }
     return oldest

@@ -91,16 +91,19 @@ extension Pipeline {
     case IPProtocol.gre.rawValue:
       encapsulation = .gre
       guard let gre = GREHeader(payload) else { return core.drop(index, .badTunnelHeader, batch) }
-      guard frame.flags.contains(.checksumPartial) || gre.isChecksumValid else {
+      guard !frame.flags.isDisjoint(with: [.checksumPartial, .truncated]) || gre.isChecksumValid else {
         return core.drop(index, .badTunnelChecksum, batch)
       }
       guard gre.key == tables.settings.greKey else { return core.drop(index, .unknownVNI, batch) }
       skip = gre.headerLength
       inner = gre.protocolType
     default:
-      guard let udp = UDPHeader(payload), udp.hasValidLength else { return core.drop(index, .badTunnelHeader, batch) }
+      let isCut = frame.flags.contains(.truncated)
+      guard let udp = UDPHeader(payload), udp.hasValidLength || isCut && udp.datagramLength >= UDPHeader.length else {
+        return core.drop(index, .badTunnelHeader, batch)
+      }
       guard
-        udp.checksum == 0 || frame.segmentation != .none
+        udp.checksum == 0 || isCut || frame.segmentation != .none
           || !frame.flags.isDisjoint(with: [.checksumPartial, .checksumVerified])
           || isUDPChecksumValid(octets, transport: transport, isIPv6: isIPv6)
       else { return core.drop(index, .badTunnelChecksum, batch) }

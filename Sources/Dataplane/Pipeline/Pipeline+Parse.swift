@@ -90,8 +90,14 @@ extension Pipeline {
     context.transportProtocol = transportProtocol
     context.flags.remove(.ipv6)
     if fragmentField & 0x4000 != 0 { context.flags.insert(.dontFragment) }
-    if headerLength > IPv4Header.length { context.flags.insert(.hasOptions) }
+    if headerLength > IPv4Header.length {
+      context.flags.insert(.hasOptions)
+      if core.hasSourceRoute(index, batch) { return core.drop(index, .sourceRoute, batch) }
+    }
     core.contexts[index] = context
+    // RFC 1812, section 5.3.4: a packet sent to a link-layer group must not be forwarded to a unicast address.
+    if context.flags.contains(.linkGroup) { return core.drop(index, .multicast, batch) }
+    guard core.isPartialChecksumPlausible(frame, context) else { return core.drop(index, .badTransport, batch) }
     let addresses = octets[u64Native: 12]
 
     if core.ingressRecord.role == PortRole.underlay.rawValue, core.contexts[index].tunnel == 0,
@@ -149,6 +155,9 @@ extension Pipeline {
     core.contexts[index].timeToLive = header.hopLimit
     core.contexts[index].transportProtocol = upper.protocol.rawValue
     core.contexts[index].flags.insert([.ipv6, .dontFragment])
+    guard core.isPartialChecksumPlausible(frame, core.contexts[index]) else {
+      return core.drop(index, .badTransport, batch)
+    }
     if upper.routingType == 0 { return core.drop(index, .sourceRoute, batch) }
     let destination = header.destination
 
@@ -157,6 +166,7 @@ extension Pipeline {
     {
       return core.answerNDP(index, &batch, tables)
     }
+    if core.contexts[index].flags.contains(.linkGroup) { return core.drop(index, .multicast, batch) }
     if core.ingressRecord.role == PortRole.underlay.rawValue, core.contexts[index].tunnel == 0,
       tables.localAddresses.find(destination) != nil,
       localUnderlay(index, isIPv6: true, isFragment: upper.isFragment, &batch, tables)

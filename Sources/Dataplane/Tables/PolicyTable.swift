@@ -126,7 +126,9 @@ struct PolicyTable: ~Copyable {
       let length = UInt32(remaining.trailingZeroBitCount)
       remaining &= remaining - 1
       let masked = length == 0 ? 0 : port & ~UInt16(truncatingIfNeeded: UInt32(0xffff) >> length)
-      if entries.find(high, scope | (UInt64(length) + 1), tag: UInt32(transport) << 16 | UInt32(masked)) != nil { return true }
+      if entries.find(high, scope | (UInt64(length) + 1), tag: UInt32(transport) << 16 | UInt32(masked)) != nil {
+        return true
+      }
     }
     return false
   }
@@ -214,7 +216,11 @@ struct PolicyTable: ~Copyable {
       entries.remove(high, low, tag: tag)
       if entry.transport != 0 { lengthCounts[length] -= 1 }
     }
-    if lengthCounts[length] > 0 || length == 0 { lengths |= 1 << UInt32(length) } else { lengths &= ~(1 << UInt32(length)) }
+    if lengthCounts[length] > 0 || length == 0 {
+      lengths |= 1 << UInt32(length)
+    } else {
+      lengths &= ~(1 << UInt32(length))
+    }
   }
 
   private func number(of block: IPPrefix) -> UInt32 {

@@ -5,7 +5,7 @@ func suggestion(for word: String, in candidates: [String]) -> String {
 
 /// The candidate that a misspelt word was most likely meant to be, if one is close enough: at most a third of its
 /// letters wrong. Case counts as no difference.
-func nearest(to word: String, in candidates: [String]) -> String? {
+public func nearest(to word: String, in candidates: [String]) -> String? {
   let limit = max(1, word.utf8.count / 3)
   guard word.utf8.count <= 64 else { return nil }
   var best: (distance: Int, candidate: String)?

@@ -9,7 +9,7 @@ public struct TextTable {
   private var rows: [[String]] = []
 
   /// A table with these columns: a heading, and `>` before it where the column is aligned to the right.
-  public init(_ headings: String...) {
+  public init(_ headings: [String]) {
     alignments = headings.map { $0.hasPrefix(">") ? .right : .left }
     rows = [headings.map { $0.hasPrefix(">") ? String($0.dropFirst()) : $0 }]
   }

@@ -197,7 +197,8 @@ private func lineJSON(_ value: some Encodable) -> String {
 extension ProbeAnswer.Service {
   init(_ decision: ServiceDecision) {
     self.init(
-      name: decision.name, verdict: decision.verdict.rawValue, endpoints: decision.endpoints.map(\.description).sorted(),
+      name: decision.name, verdict: decision.verdict.rawValue,
+      endpoints: decision.endpoints.map(\.description).sorted(),
       masquerade: decision.masquerade)
   }
 }

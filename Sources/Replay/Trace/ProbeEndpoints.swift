@@ -96,7 +96,7 @@ struct ProbeEndpoints {
     }
     let kind = TransportProtocol.allCases.first { $0.number == transport.rawValue } ?? .tcp
     if let number = pod.port(named: text, protocol: kind) { return number }
-    let known = pod.ports.compactMap { port in port.name.map { "\($0) (\(port.protocol.rawValue) \(port.number))" } }
+    let known = pod.ports.compactMap { port in port.protocol == kind ? port.name : nil }
     throw ReplayError(
       .missing,
       "port: Pod \(pod.namespace)/\(pod.name) has no \(kind.rawValue) port named \(text): "

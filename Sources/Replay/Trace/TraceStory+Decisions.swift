@@ -31,7 +31,8 @@ extension TraceStory {
   /// The verdicts with the names of the policies that select the pods at both ends.
   func policyAnswer(egress: Bool, ingress: Bool, destination: IPAddress) -> ProbeAnswer.Policy {
     let target =
-      destination == to.address ? to.pod : node.state.pods.values.first { $0.hasOwnNetwork && $0.addresses.contains(destination) }
+      destination == to.address
+      ? to.pod : node.state.pods.values.first { $0.hasOwnNetwork && $0.addresses.contains(destination) }
     return ProbeAnswer.Policy(
       egress: egress ? .allow : .deny, ingress: ingress ? .allow : .deny,
       egressPolicies: names(selecting: from.pod, .egress), ingressPolicies: names(selecting: target, .ingress))

@@ -12,6 +12,8 @@ public final class Tracer {
   private let endpoints: ProbeEndpoints
   private let podsByNode: [String: [Pod]]
   private var peers: [String: ProbedNode] = [:]
+  /// The most nodes that are kept ready: each holds some hundred kilobytes.
+  private static let peerLimit = 512
 
   /// Where no source port is given.
   private static let sourcePort: UInt16 = 40_000
@@ -99,6 +101,7 @@ public final class Tracer {
     for configuration in state.nodeConfigurations.values { part.apply(.upsert(configuration.resource)) }
     for pod in (podsByNode[name] ?? []) + (podsByNode[node.name] ?? []) { part.apply(.upsert(pod.resource)) }
     let peer = try ProbedNode(name, in: part)
+    if peers.count >= Tracer.peerLimit { peers.removeAll() }
     peers[name] = peer
     return peer
   }

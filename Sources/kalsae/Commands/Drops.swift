@@ -1,6 +1,7 @@
 import Agent
 import ArgumentParser
 import Glibc
+import Replay
 
 extension Kalsae {
   /// `kalsae drops`

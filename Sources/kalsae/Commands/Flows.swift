@@ -1,5 +1,6 @@
 import Agent
 import ArgumentParser
+import Replay
 
 extension Kalsae {
   /// `kalsae flows`

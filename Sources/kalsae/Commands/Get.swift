@@ -1,5 +1,6 @@
 import Agent
 import ArgumentParser
+import Replay
 
 /// Which agent is asked, and how its answer is shown.
 struct AgentOptions: ParsableArguments {

@@ -1,4 +1,5 @@
 import ArgumentParser
+import CLinux
 import Replay
 
 extension Kalsae {
@@ -76,6 +77,8 @@ extension Kalsae {
     }
 
     func run() throws {
+      // Each node that packets come from has tables of its own, nearly empty ones.
+      kalsae_small_pages_only()
       let (state, _) = try reporting { () throws(ReplayError) in try loadWholeState(source.state ?? "") }
       let tracer = try reporting { () throws(ReplayError) in try Tracer(node: source.node ?? "", in: state) }
       if let batch {

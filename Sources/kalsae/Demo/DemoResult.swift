@@ -1,5 +1,6 @@
 import Agent
 import Lab
+import Replay
 
 /// What a mode of the demo came to.
 struct DemoResult {
@@ -27,7 +28,8 @@ struct DemoResult {
     for result in results {
       table.add([
         result.mode.title, "\(result.answers)/\(result.pings)",
-        result.latency.map { "\(($0 * 1000).rounded() / 1000) ms" } ?? "-", result.isLargePingComplete ? "ok" : "FAILED",
+        result.latency.map { "\(fixed($0, 3)) ms" } ?? "-",
+        result.isLargePingComplete ? "ok" : "FAILED",
         result.gateway == 2 ? "answers" : "SILENT", rate(result.veth), rate(result.tap),
         result.veth != nil && result.tap != nil ? "same" : "DIFFERENT", "\(result.mtu)",
         result.pathMTU.map { "\($0)" } ?? "-",
@@ -40,8 +42,15 @@ struct DemoResult {
 
   private static func rate(_ result: TransferResult?) -> String {
     guard let result else { return "-" }
-    let gigabits = result.bitsPerSecond / 1e9
-    return "\((gigabits * 100).rounded() / 100) Gbit/s"
+    return "\(fixed(result.bitsPerSecond / 1e9, 2)) Gbit/s"
+  }
+
+  /// A number with so many digits behind the point.
+  private static func fixed(_ number: Double, _ digits: Int) -> String {
+    let scale = (0..<digits).reduce(1) { scale, _ in scale * 10 }
+    let scaled = Int((number * Double(scale)).rounded())
+    let fraction = "\(scaled % scale)"
+    return "\(scaled / scale)." + String(repeating: "0", count: digits - fraction.count) + fraction
   }
 }
 

@@ -30,8 +30,10 @@ final class DemoRun {
     let start = ContinuousClock.now
     say("Two nodes on one wire, each with a pod on veth and a pod on TAP:")
     for node in cluster.nodes {
-      say("  \(node.name)  \(node.ipv4)  " + node.pods.map { "\($0.name) \($0.ipv4) (\($0.attachment.rawValue))" }
-        .joined(separator: ", "))
+      say(
+        "  \(node.name)  \(node.ipv4)  "
+          + node.pods.map { "\($0.name) \($0.ipv4) (\($0.attachment.rawValue))" }
+          .joined(separator: ", "))
     }
     let payload = try Payload(byteCount: size * 1_000_000)
     agents = try cluster.start()
@@ -160,7 +162,8 @@ final class DemoRun {
     // TCP starts with segments for the wire's MTU and must find out by itself.
     try cluster.forgetPaths(of: from)
     let sent = try lab.transfer(
-      Payload(byteCount: 5_000_000, seed: 2), from: from.namespace, to: to.namespace, address: address).sent
+      Payload(byteCount: 5_000_000, seed: 2), from: from.namespace, to: to.namespace, address: address
+    ).sent
     check(sent.pathMTU == mtu, mode, "TCP believes in a path MTU of \(sent.pathMTU) instead of \(mtu)")
     return told
   }

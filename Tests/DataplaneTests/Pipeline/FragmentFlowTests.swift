@@ -183,6 +183,23 @@ import Testing
     #expect(sent.octets(bench.underlay).count == 3)
   }
 
+  @Test("TUN-8 how long is waited is configured")
+  func lifetime() {
+    let bench = Bench(.ipip, settings: { $0.fragmentLifetime = 5 })
+    let parts = parts(bench, .ipv4)
+    bench.send(bench.fromPod(parts[0]), at: bench.podA)
+    bench.tick(4)
+    #expect(bench.send(bench.fromPod(parts[0]), at: bench.podA).drops == [.fragmentOverlap: 1])
+    bench.tick(2)
+    #expect(bench.send(bench.fromPod(parts[0]), at: bench.podA).octets(bench.underlay).count == 1)
+    bench.send(
+      bench.fromNode(
+        ip(Bench.node4(2), Bench.node4(1), 4, [UInt8](repeating: 0, count: 64), with: IPFields(more: true))),
+      at: bench.underlay)
+    #expect(bench.tick(4).drops.isEmpty)
+    #expect(bench.tick(2).drops == [.reassemblyTimeout: 1])
+  }
+
   @Test("TUN-8 an atomic fragment is whole (RFC 6946)")
   func atomic() {
     let bench = Bench(.ipip)
@@ -262,6 +279,25 @@ import Testing
     bench.send(frame(0..<400, 2), at: bench.underlay)
     bench.tick(15)
     #expect(bench.tick(16).drops == [.reassemblyTimeout: 1])
+  }
+
+  @Test("TUN-8 reassembly is bounded, and what gives way is counted")
+  func reassemblyBounded() {
+    let bench = Bench(node: 2, .ipip)
+    var drops = 0
+    for identification in 0..<200 {
+      let frame = bench.fromNode(
+        ip(
+          Bench.node4(1), Bench.node4(2), 4, [UInt8](repeating: 0x45, count: 400),
+          with: IPFields(identification: identification, more: true)))
+      drops += bench.send(frame, at: bench.underlay).drops[.reassemblyFull] ?? 0
+    }
+    #expect(drops == 200 - 64)
+    bench.now += 31_000_000_000
+    let frame = bench.fromNode(
+      ip(Bench.node4(1), Bench.node4(2), 4, [UInt8](repeating: 0x45, count: 400), with: IPFields(more: true)))
+    #expect(bench.send(frame, at: bench.underlay).drops == [.reassemblyTimeout: 1])
+    #expect(bench.tick().drops == [.reassemblyTimeout: 63])
   }
 
   @Test("TUN-8 fragments of what is the host's are left to its kernel")

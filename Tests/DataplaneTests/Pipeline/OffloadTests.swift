@@ -107,6 +107,30 @@ import Testing
     }
   }
 
+  @Test(
+    "NODE-4 TUN-9 a partial checksum elsewhere than in a transport header is no way to rewrite addresses",
+    arguments: families)
+  func misplacedChecksum(_ family: IPFamily) {
+    let bench = Bench()
+    for isTCP in [true, false] {
+      let payload = Array("guest".utf8)
+      let packet =
+        isTCP
+        ? tcp(bench.pod(10, family), bench.pod(11, family), Flag.ack, payload)
+        : udp(bench.pod(10, family), bench.pod(11, family), payload)
+      let transport = 14 + header(family)
+      // Over the source address, the ports, and a field that the protocol has elsewhere.
+      let places = [(14, 12), (transport - 2, 0), (transport, 0), (transport, isTCP ? 6 : 16)]
+      for (start, offset) in places {
+        let frame = MemoryFrame(
+          bench.fromPod(packet), partialChecksumStart: start, partialChecksumOffset: offset)
+        let sent = bench.send([frame], at: bench.podA)
+        #expect(sent.drops == [.badTransport: 1], "\(start) \(offset)")
+        #expect(sent.isSilent)
+      }
+    }
+  }
+
   @Test("TUN-9 a partial or verified checksum of the outer header says nothing of the inner packet")
   func outerChecksum() {
     let one = Bench(node: 1, .vxlan)
@@ -154,6 +178,24 @@ import Testing
       for _ in 0..<8 { crc = crc & 1 == 1 ? crc >> 1 ^ 0x82f6_3b78 : crc >> 1 }
     }
     return ~crc
+  }
+
+  @Test(
+    "NODE-4 TUN-9 a guest that puts its partial checksum over an address or a port does not pass", arguments: families)
+  func forged(_ family: IPFamily) {
+    let bench = Bench(.ipip)
+    let packet = tcp(bench.pod(10, family), bench.remote(10, family), Flag.ack, [1, 2, 3, 4])
+    let start = 14 + header(family)
+    // Over the source address, the ports, in front of everything; and the right place for comparison.
+    for (from, offset) in [
+      (14, 12), (0, 26), (14, header(family)), (start, 0), (start, 2), (start - 2, 18), (start + 1, 1),
+    ] {
+      let sent = bench.send(
+        [MemoryFrame(bench.fromPod(packet), partialChecksumStart: from, partialChecksumOffset: offset)], at: bench.podA)
+      #expect(sent.drops == [.badTransport: 1], "\(from), \(offset)")
+      #expect(sent.isSilent)
+    }
+    #expect(bench.send([partial(bench, packet, family)], at: bench.podA).octets(bench.underlay).count == 1)
   }
 
   // MARK: Super-frames

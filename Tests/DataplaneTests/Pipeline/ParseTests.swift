@@ -163,6 +163,49 @@ import Testing
     }
   }
 
+  @Test("what a packet may not have is looked for in every packet, not in the first of a flow alone")
+  func knownFlow() {
+    let packet = udp(bench.pod(10), bench.pod(11))
+    #expect(bench.send(bench.fromPod(packet), at: bench.podA).octets(bench.podB).count == 1)
+    expectDrop(
+      .sourceRoute,
+      bench.fromPod(udp(bench.pod(10), bench.pod(11), with: IPFields(options: bytes("83 07 04 0a000001 00")))))
+    for family in [IPFamily.ipv4, .ipv6] {
+      var frame = bench.fromPod(udp(bench.pod(10, family), bench.pod(11, family)))
+      bench.send(frame, at: bench.podA)
+      frame.replaceSubrange(0..<6, with: bytes("ffffffffffff"))
+      expectDrop(.multicast, frame)
+    }
+  }
+
+  @Test("link-local packets are not forwarded (RFC 4291, section 2.5.6)")
+  func linkLocal() {
+    bench.tables.setRoute(Route(IPPrefix("::/0")!, hops: [bench.hopHost]))
+    expectDrop(.invalidDestination, bench.fromPod(udp(bench.pod(10, .ipv6), IPAddress("fe80::1")!)))
+    expectDrop(
+      .invalidSource, bench.fromNode(udp(IPAddress("fe80::1")!, bench.pod(10, .ipv6))), at: bench.underlay)
+    expectDrop(
+      .invalidSource, bench.fromHost(udp(IPAddress("fe80::1")!, bench.pod(10, .ipv6))), at: bench.host)
+  }
+
+  @Test("the rest of a packet that a capture cut off is not missed where nobody has to read it")
+  func truncatedCapture() {
+    let bench = Bench(.vxlan)
+    bench.validates = false
+    let packet = udp(bench.pod(10), bench.remote(10), [UInt8](repeating: 1, count: 1000))
+    let whole = bench.fromPod(packet)
+    let out = bench.send([MemoryFrame(Array(whole.prefix(96)), wireLength: whole.count)], at: bench.podA)
+    let frame = out.frames[bench.underlay]?.first
+    #expect(frame?.octets.count == 96 + 50)
+    #expect(frame?.wireLength == whole.count + 50)
+    let two = Bench(node: 2, .vxlan)
+    two.validates = false
+    let cut = MemoryFrame(frame?.octets ?? [], wireLength: whole.count + 50)
+    let delivered = two.send([cut], at: two.underlay).frames[two.podA]?.first
+    #expect(delivered?.octets.count == 96)
+    #expect(delivered?.wireLength == whole.count)
+  }
+
   @Test("Ethernet padding is not sent on") func padding() {
     let padded = good + [UInt8](repeating: 0xaa, count: 16)
     #expect(bench.send(padded, at: bench.podA).only(bench.podB).count == good.count)

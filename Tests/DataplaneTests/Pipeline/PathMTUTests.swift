@@ -157,6 +157,19 @@ import Testing
     #expect(bench.send(bench.fromPod(packet), at: bench.podA).drops == [.tooBig: 1])
   }
 
+  @Test("TUN-7 no link is believed to carry less than 552 octets, or 1280 over IPv6; what the tunnel adds comes off")
+  func least() {
+    for (family, said, expected) in [
+      (IPFamily.ipv4, 576, 526), (.ipv4, 300, 502), (.ipv6, 1280, 1210), (.ipv6, 600, 1210),
+    ] {
+      let bench = Bench(.vxlan, outer: family)
+      let (_, tunnel) = outer(bench, .ipv4)
+      let isFour = family == .ipv4
+      let report = error(bench, tunnel, type: isFour ? 3 : 2, code: isFour ? 4 : 0, mtu: said)
+      #expect(u16(bench.send(report, at: bench.underlay).only(bench.podA), 40) == expected)
+    }
+  }
+
   @Test("TUN-7 a quotation that ends before the inner packet still teaches the MTU")
   func shortQuotation() {
     let bench = Bench(.vxlan)

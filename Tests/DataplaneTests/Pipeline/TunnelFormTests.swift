@@ -258,6 +258,15 @@ struct Form: CustomTestStringConvertible, Sendable {
     }
   }
 
+  @Test("TUN-2 IPv4 and IPv6 inside share the sequence of the tunnel")
+  func sharedSequence() {
+    let bench = Bench(.gre) { $0.options = [.greSequence] }
+    for (number, family) in [IPFamily.ipv4, .ipv6, .ipv6, .ipv4].enumerated() {
+      let packet = udp(bench.pod(10, family), bench.remote(10, family))
+      #expect(u32(bench.send(bench.fromPod(packet), at: bench.podA).only(bench.underlay), 38) == number)
+    }
+  }
+
   @Test("TUN-2 GRE sequence numbers go up by one")
   func sequence() {
     let bench = Bench(.gre) { $0.options = [.greSequence] }
