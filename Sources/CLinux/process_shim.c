@@ -8,9 +8,16 @@ void kalsae_note_interruption(void) {
   struct sigaction action;
   memset(&action, 0, sizeof action);
   action.sa_handler = note;
-  // Whoever does not want to wait may say so twice.
-  action.sa_flags = (int)(SA_RESTART | SA_RESETHAND);
-  for (const int *number = (const int[]){SIGINT, SIGTERM, SIGHUP, 0}; *number; number++) sigaction(*number, &action, NULL);
+  // Waiting for a pipe ends too; whoever does not want to wait for the rest may say so twice.
+  action.sa_flags = (int)SA_RESETHAND;
+  // Whoever started the program may have had them blocked.
+  sigset_t set;
+  sigemptyset(&set);
+  for (const int *number = (const int[]){SIGINT, SIGTERM, SIGHUP, 0}; *number; number++) {
+    sigaction(*number, &action, NULL);
+    sigaddset(&set, *number);
+  }
+  sigprocmask(SIG_UNBLOCK, &set, NULL);
 }
 
 int kalsae_interruption(void) { return noted; }
