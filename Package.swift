@@ -52,19 +52,22 @@ let package = Package(
     .target(
       name: "Agent", dependencies: ["Datastore", "Compiler", "Node", "Ports", "CLinux", logging], swiftSettings: strict),
     .target(name: "Bench", dependencies: ["Compiler", "Ports"], swiftSettings: strict),
-    .executableTarget(name: "benchprobe", dependencies: ["Bench"], swiftSettings: strict),
     .target(name: "Lab", dependencies: ["Addresses", "CLinux"], swiftSettings: strict),
     .executableTarget(name: "lab-probe", dependencies: ["Lab"], swiftSettings: strict),
     .executableTarget(
-      name: "kalsae", dependencies: ["Agent", "Replay", "Lab", "CLinux", argumentParser], swiftSettings: strict),
+      name: "kalsae", dependencies: ["Agent", "Bench", "Replay", "Lab", "CLinux", argumentParser], swiftSettings: strict
+    ),
 
     .testTarget(name: "AddressesTests", dependencies: ["Addresses"], swiftSettings: strict),
     .testTarget(
       name: "DataplaneTests", dependencies: ["Dataplane", "CDataplane", "Addresses", "Ports"], swiftSettings: strict),
     .testTarget(name: "PortsTests", dependencies: ["Ports", "Lab"], swiftSettings: strict),
     .testTarget(name: "NodeTests", dependencies: ["Node", "Ports", "Lab"], swiftSettings: strict),
-    .testTarget(name: "ModelTests", dependencies: ["Model", "Datastore"], swiftSettings: strict),
+    .testTarget(name: "ModelTests", dependencies: ["Model", "Datastore", "Reference"], swiftSettings: strict),
     .testTarget(name: "DatastoreTests", dependencies: ["Datastore"], swiftSettings: strict),
+    // What the rules say of services and policies, slowly and obviously; the compiled tables are held against it.
+    .target(name: "Reference", dependencies: ["Model"], path: "Tests/Support/Reference", swiftSettings: strict),
+    .testTarget(name: "ReferenceTests", dependencies: ["Reference"], swiftSettings: strict),
     .testTarget(name: "CompilerTests", dependencies: ["Compiler"], swiftSettings: strict),
     .testTarget(name: "ReplayTests", dependencies: ["Replay", "kalsae", "allocation-probe"], swiftSettings: strict),
     .target(name: "CCounting", path: "Tests/Support/CCounting"),

@@ -87,8 +87,6 @@ extension Agent {
     // The guard first: what comes before the socket is open is lost, not answered by the host.
     let guardian = try IngressGuard(interface: link.index, classifier: classifier, netlink: netlink)
     var options = AFPacketPort.Options.underlay
-    // As much as a TCP window of some megabytes in packets of the link: what one node's worker sends in a burst.
-    options.slots = 1020
     options.filter = try socketFilter(classifier)
     let port = try AFPacketPort(interface: link.index, options: options)
     let index = try dataPath.change { tables in

@@ -14,9 +14,11 @@ final class SourcePort: Port {
   private var arena: FrameArena
   private var frames: [Frame] = []
   private var next = 0
+  private let sink: SinkPort
 
-  /// A port that delivers `templates` in turn, in batches of `batch` frames.
-  init(templates: [[UInt8]], batch: Int) {
+  /// A port that delivers `templates` in turn, in batches of `batch` frames; what is sent by it goes to `sink`.
+  init(templates: [[UInt8]], batch: Int, sink: SinkPort) {
+    self.sink = sink
     precondition(!templates.isEmpty)
     self.templates = templates
     let longest = templates.map(\.count).max()!
@@ -39,7 +41,10 @@ final class SourcePort: Port {
     return frames.count
   }
 
-  func transmit(_ batch: borrowing FrameBatch, _ indices: borrowing FrameList) -> Int { indices.count }
+  /// What the buffers hold.
+  var current: [[UInt8]] { frames.map { $0.octets.array } }
+
+  func transmit(_ batch: borrowing FrameBatch, _ indices: borrowing FrameList) -> Int { sink.transmit(batch, indices) }
 
   func release(_ batch: inout FrameBatch) { batch.removeAll() }
 }

@@ -1,128 +1,114 @@
-import Addresses
-import Compiler
 import Dataplane
 import Glibc
-import Model
 
-/// Two nodes as the compiler sees them, with pods on the first: the real pipeline on memory ports.
-public final class BenchNode {
-  let path: DataPath
-  let compiler: NodeCompiler
-  let pod: SourcePort
-  let underlaySink = SinkPort(name: "underlay")
-  let podIndex: PortIndex
-  let underlayIndex: PortIndex
-  static let podAddress = IPv4Address(10, 244, 0, 2)
-  static let podAddress6 = IPv6Address("fd00:244::2")!
-
-  init(mode: IPPool.Tunnel?, routes: Int, templates: (BenchNode.Addressing) -> [[UInt8]], batch: Int) {
-    compiler = NodeCompiler(node: "a", derivesNeighbours: true)
-    path = DataPath(flowLimit: 1 << 21)
-    var changes: [Change] = []
-    func node(_ name: String, _ address: String, _ blocks: [String]) {
-      changes.append(
-        .upsert(
-          .node(
-            Node(
-              metadata: ObjectMetadata(name: name), podCIDRs: blocks.map { IPPrefix($0)! },
-              addresses: [NodeAddress(.internalIP, IPAddress(address)!)],
-              underlayIPv4: InterfaceAddress("\(address)/8")))))
-    }
-    node("a", "10.0.0.1", ["10.244.0.0/24", "fd00:244::/64"])
-    for index in 1...max(1, routes) {
-      node(
-        "b\(index)", "10.0.\(index >> 8 & 255).\(index & 255 | 2)",
-        ["10.\(index >> 8 & 127).\(index & 255).0/24", "fd00:244:0:\(String(index, radix: 16))::/64"])
-    }
-    for cidr in ["10.0.0.0/8", "fd00:244::/48"] {
-      changes.append(
-        .upsert(
-          .ipPool(
-            IPPool(
-              metadata: ObjectMetadata(name: "pool"), cidr: IPPrefix(cidr)!, ipipMode: mode == .ipip ? .always : .never,
-              vxlanMode: mode == .vxlan ? .always : .never, greMode: mode == .gre ? .always : .never,
-              geneveMode: mode == .geneve ? .always : .never))))
-      break
-    }
-    let pod = Pod(
-      metadata: ObjectMetadata(name: "pod", namespace: "default"), nodeName: "a",
-      addresses: [.v4(BenchNode.podAddress), .v6(BenchNode.podAddress6)], phase: .running)
-    changes.append(.upsert(.pod(pod)))
-    compiler.apply(changes)
-    let addressing = Addressing(podMAC: pod.macAddress!)
-    self.pod = SourcePort(templates: templates(addressing), batch: batch)
-    let (compiler, path, source, sink) = (self.compiler, self.path, self.pod, underlaySink)
-    (podIndex, underlayIndex) = path.change { tables in
-      let underlay = tables.addPort(
-        PortDescription(name: "underlay", role: .underlay, mac: Addressing.underlayMAC, mtu: 9000))
-      compiler.setUnderlay(Underlay(port: underlay, mac: Addressing.underlayMAC, mtu: 9000))
-      compiler.commit(to: &tables)
-      let attachment = compiler.attachments[pod.key]!
-      let index = tables.addPort(attachment.portDescription(capabilities: []))
-      compiler.setPort(index, for: pod.key)
-      compiler.commit(to: &tables)
-      path.lanes[0][port: index] = source
-      path.lanes[0][port: underlay] = sink
-      return (index, underlay)
-    }
-  }
-
-  struct Addressing {
-    var podMAC: MACAddress
-    static let underlayMAC = MACAddress("02:00:00:00:00:01")!
-  }
+/// What a case cost: nanoseconds a packet over several windows.
+public struct PipelineResult: Sendable, Encodable {
+  public var `case`: String
+  public var flows: Int
+  /// Octets of the frame before any tunnel.
+  public var size: Int
+  public var nsMin: Double
+  public var nsMedian: Double
+  public var nsMax: Double
+  /// Million packets a second in the best window.
+  public var mpps: Double
 }
 
+/// What came out was not what should have.
+public struct BenchFailure: Error, CustomStringConvertible {
+  public var description: String
+}
+
+/// Runs cases of the real pipeline in memory: the code that live ports call, with tables that the compiler made. Only the
+/// call that takes a batch through the pipeline is timed, not the filling of its buffers.
 public enum PipelineBench {
-  public struct Result {
-    public var name: String
-    public var flows: Int
-    public var nsMin: Double
-    public var nsMedian: Double
-  }
+  public static let batch = FrameBatch.standardCapacity
 
+  /// Measures a case in `windows` windows of about `milliseconds` each, and checks what comes out before and after.
   public static func run(
-    flows: Int, routes: Int, mode: IPPool.Tunnel?, name: String, isIPv6: Bool = false, windows: Int = 9
-  ) -> Result {
-    let batch = 256
-    let node = BenchNode(
-      mode: mode, routes: routes,
-      templates: { addressing in
-        (0..<flows).map { flow in
-          let peer = flow % routes + 1
-          let destination: IPAddress =
-            isIPv6
-            ? .v6(IPv6Address(high: 0xfd00_0244_0000_0000 | UInt64(peer), low: UInt64(flow / routes % 200 + 2)))
-            : .v4(IPv4Address(10, UInt8(peer >> 8 & 127), UInt8(peer & 255), UInt8(flow / routes % 200 + 2)))
-          return Packets.udp(
-            isIPv6 ? .v6(BenchNode.podAddress6) : .v4(BenchNode.podAddress), destination,
-            ports: (UInt16(1024 + flow % 60000), 53), size: 64,
-            sourceMAC: addressing.podMAC, destinationMAC: PodAttachment.hostMAC)
-        }
-      }, batch: batch)
-    let lane = node.path.lanes[0]
-    let rounds = max(flows / batch + 1, 500)
-    func window() -> Double {
-      var total: UInt64 = 0
-      for _ in 0..<rounds {
-        node.pod.refill()
-        let start = nanoseconds()
-        _ = lane.poll(node.podIndex, at: .at(1_000_000_000))
-        total += nanoseconds() - start
-      }
-      return Double(total) / Double(rounds * batch)
+    _ bench: PipelineCase, flows: Int, size: Int, windows: Int = 9, milliseconds: Int = 60
+  ) throws(BenchFailure) -> PipelineResult {
+    let node = BenchNode(bench.shape)
+    node.path.change { tables in tables.settings.icmpErrorRate = .max / 2_000_000_000 }
+    var packets = bench.packets(node, flows: flows, size: size)
+    var port = bench.kind == .receive ? node.underlay : node.pod
+    if bench.kind == .reply {
+      packets = try answers(node, flows: flows, size: size)
+      port = node.underlay
     }
-    _ = window()
-    let before = node.underlaySink.statistics.sentFrames
-    let times = (0..<windows).map { _ in window() }.sorted()
-    let sent = node.underlaySink.statistics.sentFrames - before
-    precondition(
-      sent == UInt64(windows * rounds * batch),
-      "packets were lost: \(sent) of \(windows * rounds * batch); \(lane.withPipeline { $0.dropCounts(ports: 4) })")
-    return Result(name: name, flows: flows, nsMin: times[0], nsMedian: times[windows / 2])
+    let source = SourcePort(templates: packets, batch: batch, sink: port == node.pod ? node.podSink : node.underlaySink)
+    node.lane[port: port] = source
+    try check(bench, node, source, port)
+    var times: [Double] = []
+    let rounds = max(flows / batch, 16)
+    _ = window(bench, node, source, port, rounds: rounds, nanoseconds: 0)
+    for _ in 0..<windows {
+      times.append(window(bench, node, source, port, rounds: rounds, nanoseconds: UInt64(milliseconds) * 1_000_000))
+    }
+    try check(bench, node, source, port)
+    times.sort()
+    return PipelineResult(
+      case: bench.name, flows: flows, size: size, nsMin: times[0], nsMedian: times[times.count / 2],
+      nsMax: times[times.count - 1], mpps: 1000 / times[0])
   }
 
-  static func nanoseconds() -> UInt64 {
+  /// Nanoseconds a packet over at least `rounds` batches and `nanoseconds` of pipeline time.
+  private static func window(
+    _ bench: PipelineCase, _ node: BenchNode, _ source: SourcePort, _ port: PortIndex, rounds: Int, nanoseconds: UInt64
+  ) -> Double {
+    let lane = node.lane
+    var spent: UInt64 = 0
+    var done = 0
+    while done < rounds || spent < nanoseconds {
+      // Every packet of the case is the first of its flow.
+      if bench.kind == .newFlow, done % rounds == 0 { lane.withPipeline { $0.forgetFlows() } }
+      source.refill()
+      let start = now()
+      _ = lane.poll(port, at: .at(1_000_000_000))
+      spent += now() - start
+      done += 1
+    }
+    return Double(spent) / Double(done * batch)
+  }
+
+  /// Sends one batch and compares what comes out with what went in.
+  private static func check(
+    _ bench: PipelineCase, _ node: BenchNode, _ source: SourcePort, _ port: PortIndex
+  ) throws(BenchFailure) {
+    for sink in [node.podSink, node.underlaySink] { sink.isKeeping = true }
+    source.refill()
+    let sent = source.current
+    _ = node.lane.poll(port, at: .at(1_000_000_000))
+    let received = node.podSink.takeKept() + node.underlaySink.takeKept()
+    for sink in [node.podSink, node.underlaySink] { sink.isKeeping = false }
+    guard received.count == batch else {
+      let drops = node.lane.withPipeline { $0.dropCounts(ports: 4) }
+      throw BenchFailure(description: "\(bench.name): \(received.count) of \(batch) packets came out; drops: \(drops)")
+    }
+    for (input, output) in zip(sent, received) {
+      if let problem = PipelineCheck.problem(bench, input, output) {
+        throw BenchFailure(description: "\(bench.name): \(problem)")
+      }
+    }
+  }
+
+  /// The answers of endpoints to connections that the pod opened.
+  private static func answers(_ node: BenchNode, flows: Int, size: Int) throws(BenchFailure) -> [[UInt8]] {
+    guard let forward = PipelineCase.all.first(where: { $0.name == "service" }) else { return [] }
+    let source = SourcePort(
+      templates: forward.packets(node, flows: flows, size: size), batch: batch, sink: node.podSink)
+    node.lane[port: node.pod] = source
+    node.underlaySink.isKeeping = true
+    for _ in 0..<(flows + batch - 1) / batch {
+      source.refill()
+      _ = node.lane.poll(node.pod, at: .at(1_000_000_000))
+    }
+    node.underlaySink.isKeeping = false
+    node.lane[port: node.pod] = node.podSink
+    return node.underlaySink.takeKept().prefix(flows).map { Packets.answer(to: $0) }
+  }
+
+  static func now() -> UInt64 {
     var time = timespec()
     unsafe clock_gettime(CLOCK_MONOTONIC, &time)
     return UInt64(time.tv_sec) * 1_000_000_000 + UInt64(time.tv_nsec)

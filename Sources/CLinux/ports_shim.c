@@ -58,6 +58,11 @@ int kalsae_packet_open(const struct kalsae_packet_options *o, void **ring, const
   if (o->qdisc_bypass && set_int(fd, SOL_PACKET, PACKET_QDISC_BYPASS, 1)) goto fail;
   if (set_int(fd, SOL_SOCKET, SO_SNDBUFFORCE, (int)o->send_buffer))
     (void)set_int(fd, SOL_SOCKET, SO_SNDBUF, (int)o->send_buffer);
+  if (o->receive_buffer) {
+    if (set_int(fd, SOL_PACKET, PACKET_COPY_THRESH, 1)) goto fail;
+    if (set_int(fd, SOL_SOCKET, SO_RCVBUFFORCE, (int)o->receive_buffer))
+      (void)set_int(fd, SOL_SOCKET, SO_RCVBUF, (int)o->receive_buffer);
+  }
   if (o->filter_length) {
     *step = "attach the packet filter";
     struct sock_fprog program = {.len = o->filter_length, .filter = (struct sock_filter *)o->filter};
@@ -100,6 +105,14 @@ fail:
 int kalsae_packet_filter(int fd, const struct sock_filter *filter, uint16_t length) {
   struct sock_fprog program = {.len = length, .filter = (struct sock_filter *)filter};
   return setsockopt(fd, SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof program) ? -errno : 0;
+}
+
+long kalsae_packet_take(int fd, void *buffer, unsigned long capacity) {
+  ssize_t count;
+  do count = recv(fd, buffer, capacity, MSG_DONTWAIT | MSG_TRUNC);
+  while (count < 0 && errno == EINTR);
+  if (count < 0) return -errno;
+  return (unsigned long)count > capacity ? -EMSGSIZE : (long)count;
 }
 
 int kalsae_packet_drops(int fd, uint32_t *drops) {

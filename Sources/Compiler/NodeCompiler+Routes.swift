@@ -51,7 +51,9 @@ extension NodeCompiler {
     if prefix.length == 0 { return defaultTarget(prefix.family) }
     let owners = claims[prefix] ?? []
     let isHost = IPPrefix(host: prefix.address) == prefix
-    if isHost, installedLocalAddresses.contains(prefix.address) {
+    // The node's packets to itself come back only as answers of a NodePort (KP-24).
+    let isLocalhost = prefix.address == NodeCompiler.localhost && installedNodePortAddresses.contains(prefix.address)
+    if isHost, isLocalhost || installedLocalAddresses.contains(prefix.address) {
       return RouteTarget(action: .local, hops: hostPort == nil ? [] : [.host])
     }
     // A pod of this node before one elsewhere: while a pod moves, both may be there for a moment.

@@ -14,6 +14,11 @@ extension NodeCompiler {
     packet.vtepMAC = ownNode?.tunnelMAC ?? MACAddress(derivedFrom: node.name)
     packet.icmpSource4 = ownAddress(.ipv4)?.v4 ?? PodAttachment.gateway4
     packet.icmpSource6 = ownAddress(.ipv6)?.v6
+    packet.clusterCIDRs = settings.clusterCIDRs
+    packet.masqueradeAll = settings.masqueradeAll
+    packet.tcpBeLiberal = settings.tcpBeLiberal
+    packet.nodeAddress4 = ownAddress(.ipv4)?.v4
+    packet.nodeAddress6 = ownAddress(.ipv6)?.v6
     packet.icmpErrorRate = settings.icmpErrorRate
     packet.icmpErrorBurst = settings.icmpErrorBurst
     packet.pathMTULifetime = seconds(settings.pathMTUTimeout)
@@ -31,6 +36,23 @@ extension NodeCompiler {
 
   /// Whole seconds, at least one.
   private func seconds(_ duration: Duration) -> UInt32 { UInt32(clamping: max(duration.components.seconds, 1)) }
+
+  /// The addresses that NodePorts are served on (KP-23): a family that the configuration does not speak of has all.
+  func nodePortAddresses(of local: Set<IPAddress>) -> Set<IPAddress> {
+    // KP-24
+    let candidates = settings.localhostNodePorts ? local.union([NodeCompiler.localhost]) : local
+    switch settings.nodePortAddresses {
+    case .all: return candidates
+    case .primary: return Set(IPFamily.allCases.compactMap { ownAddress($0) })
+    case .blocks(let blocks):
+      return candidates.filter { address in
+        let own = blocks.filter { $0.family == address.family }
+        return own.isEmpty || own.contains { $0.contains(address) }
+      }
+    }
+  }
+
+  static var localhost: IPAddress { .v4(IPv4Address(127, 0, 0, 1)) }
 
   /// Fills in what the configuration says about tunnels.
   func configure(_ tunnel: inout Tunnel, peer: Node) {

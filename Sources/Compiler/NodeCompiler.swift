@@ -21,6 +21,13 @@ public final class NodeCompiler {
   /// The ports that pods of this node need.
   public private(set) var attachments: [ObjectKey: PodAttachment] = [:]
 
+  /// Whether services and endpoint slices have both been listed once. Before that no service is programmed: one without
+  /// its endpoints would refuse connections that others could serve (KP-4).
+  public var servicesAreListed = true
+
+  private var services = ServiceCompiler()
+  private var policies: PolicyCompiler
+
   // What is noted for the next commit.
   var dirtyRoutes: Set<IPPrefix> = []
   var dirtyPeers: Set<ObjectKey> = []
@@ -39,10 +46,13 @@ public final class NodeCompiler {
   var installedPeers: [ObjectKey: [IPAddress: Peer]] = [:]
   var installedPodAddresses: [ObjectKey: [IPAddress: PortIndex]] = [:]
   var installedLocalAddresses: Set<IPAddress> = []
+  var installedNodePortAddresses: Set<IPAddress> = []
 
-  public init(node name: String, derivesNeighbours: Bool = false) {
+  /// `explains`: policies of pods on other nodes are compiled too, so that what they say can be traced.
+  public init(node name: String, derivesNeighbours: Bool = false, explains: Bool = false) {
     node = ObjectKey(.node, name: name)
     self.derivesNeighbours = derivesNeighbours
+    policies = PolicyCompiler(node: explains ? nil : name)
   }
 
   /// This node's own object, where there is one.
@@ -100,19 +110,30 @@ public final class NodeCompiler {
 
   private func enter(_ resource: Resource) {
     switch resource {
-    case .pod(let pod): claim(pod)
+    case .pod(let pod):
+      claim(pod)
+      policies.note(pod: pod.key)
     case .node(let node): claim(node)
     case .ipPool, .nodeConfiguration: isEverythingDirty = true
-    case .namespace: break
+    case .service(let service): services.note(service: service.key)
+    case .endpointSlice(let slice): services.enter(slice)
+    case .namespace(let namespace): policies.note(namespace: namespace.name)
+    case .networkPolicy(let policy): policies.note(policy: policy.key, isPresent: true)
     }
   }
 
   private func withdraw(_ resource: Resource?) {
     switch resource {
-    case .pod(let pod): disclaim(pod)
+    case .pod(let pod):
+      disclaim(pod)
+      policies.note(pod: pod.key)
     case .node(let node): disclaim(node)
     case .ipPool, .nodeConfiguration: isEverythingDirty = true
-    case .namespace, nil: break
+    case .service(let service): services.note(service: service.key)
+    case .endpointSlice(let slice): services.withdraw(slice)
+    case .namespace(let namespace): policies.note(namespace: namespace.name)
+    case .networkPolicy(let policy): policies.note(policy: policy.key, isPresent: false)
+    case nil: break
     }
   }
 
@@ -185,11 +206,17 @@ public final class NodeCompiler {
   /// Brings the tables up to date.
   public func commit(to tables: inout Tables) {
     if isEverythingDirty { noteEverything(&tables) }
+    // NP-9: a pod is isolated before anything can reach it.
+    policies.commit(to: &tables, state)
     refreshAttachments()
     commitPods(to: &tables)
     commitPeers(to: &tables)
     commitRoutes(to: &tables)
     commitNeighbours(to: &tables)
+    guard servicesAreListed else { return }
+    services.commit(
+      to: &tables, state,
+      ServiceCompiler.Viewpoint(node: node.name, zone: ownNode?.zone, balancing: settings.loadBalancing))
   }
 
   /// Configuration, pools, the own node or the underlay changed: all that depends on them is looked at, and what came
@@ -207,6 +234,14 @@ public final class NodeCompiler {
     for address in local.subtracting(installedLocalAddresses) { tables.addLocalAddress(address) }
     for address in local.symmetricDifference(installedLocalAddresses) { dirtyRoutes.insert(IPPrefix(host: address)) }
     installedLocalAddresses = local
+    tables.setServiceBlocks(settings.serviceCIDRs)
+    let nodePorts = nodePortAddresses(of: local)
+    for address in installedNodePortAddresses.subtracting(nodePorts) { tables.removeNodePortAddress(address) }
+    for address in nodePorts.subtracting(installedNodePortAddresses) { tables.addNodePortAddress(address) }
+    for address in nodePorts.symmetricDifference(installedNodePortAddresses) {
+      dirtyRoutes.insert(IPPrefix(host: address))
+    }
+    installedNodePortAddresses = nodePorts
     dirtyRoutes.formUnion(claims.keys)
     dirtyRoutes.formUnion(installedRoutes.keys)
     dirtyRoutes.formUnion([IPPrefix("0.0.0.0/0")!, IPPrefix("::/0")!])

@@ -2,7 +2,7 @@ import Model
 
 /// What one look at the source of desired state brought.
 public struct Update: Sendable {
-  /// The steps from the last state to this one: namespaces, nodes, pools, configuration and pods, then deletes.
+  /// The steps from the last state to this one: upserts in the order of `Kind`, then deletes.
   public var changes: [Change]
   /// What is wrong now and was not at the last look. What they concern keeps its last good state.
   public var problems: [ManifestError]

@@ -139,6 +139,20 @@ extension State {
     pods[ObjectKey(.pod, namespace: namespace, name: name)]
   }
 
+  public func service(_ namespace: String, _ name: String) -> Service? {
+    services[ObjectKey(.service, namespace: namespace, name: name)]
+  }
+
+  public func networkPolicy(_ namespace: String, _ name: String) -> NetworkPolicy? {
+    networkPolicies[ObjectKey(.networkPolicy, namespace: namespace, name: name)]
+  }
+
+  /// The labels that namespace selectors look at. A namespace without an object of its own has its name alone, as every
+  /// namespace has (NP-4).
+  public func labels(ofNamespace name: String) -> [String: String] {
+    namespace(name)?.metadata.labels ?? Namespace(metadata: ObjectMetadata(name: name)).metadata.labels
+  }
+
   /// The settings of a node: its own configuration over the one named `default` over the built-in defaults.
   public func settings(ofNode name: String) -> NodeSettings {
     NodeSettings(

@@ -6,7 +6,10 @@ public enum Kind: String, Sendable, Hashable, CaseIterable {
   case node = "Node"
   case ipPool = "IPPool"
   case nodeConfiguration = "NodeConfiguration"
+  case networkPolicy = "NetworkPolicy"
   case pod = "Pod"
+  case service = "Service"
+  case endpointSlice = "EndpointSlice"
 
   /// The type that objects of this kind are read into.
   public var type: any KubernetesObject.Type {
@@ -15,7 +18,10 @@ public enum Kind: String, Sendable, Hashable, CaseIterable {
     case .node: Node.self
     case .ipPool: IPPool.self
     case .nodeConfiguration: NodeConfiguration.self
+    case .networkPolicy: NetworkPolicy.self
     case .pod: Pod.self
+    case .service: Service.self
+    case .endpointSlice: EndpointSlice.self
     }
   }
 }
@@ -26,7 +32,10 @@ public enum Resource: Sendable, Equatable {
   case node(Node)
   case ipPool(IPPool)
   case nodeConfiguration(NodeConfiguration)
+  case networkPolicy(NetworkPolicy)
   case pod(Pod)
+  case service(Service)
+  case endpointSlice(EndpointSlice)
 
   public var object: any KubernetesObject {
     switch self {
@@ -34,7 +43,10 @@ public enum Resource: Sendable, Equatable {
     case .node(let object): object
     case .ipPool(let object): object
     case .nodeConfiguration(let object): object
+    case .networkPolicy(let object): object
     case .pod(let object): object
+    case .service(let object): object
+    case .endpointSlice(let object): object
     }
   }
 }
@@ -45,7 +57,10 @@ public struct State: Sendable, Equatable {
   public private(set) var nodes: [ObjectKey: Node] = [:]
   public private(set) var ipPools: [ObjectKey: IPPool] = [:]
   public private(set) var nodeConfigurations: [ObjectKey: NodeConfiguration] = [:]
+  public private(set) var networkPolicies: [ObjectKey: NetworkPolicy] = [:]
   public private(set) var pods: [ObjectKey: Pod] = [:]
+  public private(set) var services: [ObjectKey: Service] = [:]
+  public private(set) var endpointSlices: [ObjectKey: EndpointSlice] = [:]
 
   public init() {}
 
@@ -62,7 +77,10 @@ public struct State: Sendable, Equatable {
     case .node(let object): nodes[object.key] = object
     case .ipPool(let object): ipPools[object.key] = object
     case .nodeConfiguration(let object): nodeConfigurations[object.key] = object
+    case .networkPolicy(let object): networkPolicies[object.key] = object
     case .pod(let object): pods[object.key] = object
+    case .service(let object): services[object.key] = object
+    case .endpointSlice(let object): endpointSlices[object.key] = object
     }
   }
 
@@ -72,7 +90,10 @@ public struct State: Sendable, Equatable {
     case .node: nodes[key] = nil
     case .ipPool: ipPools[key] = nil
     case .nodeConfiguration: nodeConfigurations[key] = nil
+    case .networkPolicy: networkPolicies[key] = nil
     case .pod: pods[key] = nil
+    case .service: services[key] = nil
+    case .endpointSlice: endpointSlices[key] = nil
     }
   }
 
@@ -82,7 +103,10 @@ public struct State: Sendable, Equatable {
     case .node: nodes[key]?.resource
     case .ipPool: ipPools[key]?.resource
     case .nodeConfiguration: nodeConfigurations[key]?.resource
+    case .networkPolicy: networkPolicies[key]?.resource
     case .pod: pods[key]?.resource
+    case .service: services[key]?.resource
+    case .endpointSlice: endpointSlices[key]?.resource
     }
   }
 }

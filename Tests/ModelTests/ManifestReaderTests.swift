@@ -133,13 +133,17 @@ import Testing
       Namespace(metadata: ObjectMetadata(name: "dev")).resource, Node(metadata: ObjectMetadata(name: "n")).resource,
       try Read(ipPool("cidr: 10.0.0.0/8")).only(IPPool.self).resource,
       NodeConfiguration(metadata: ObjectMetadata(name: "default")).resource,
+      NetworkPolicy(metadata: ObjectMetadata(name: "p", namespace: "dev")).resource,
       Pod(metadata: ObjectMetadata(name: "p", namespace: "dev")).resource,
+      Service(metadata: ObjectMetadata(name: "s", namespace: "dev")).resource,
+      EndpointSlice(metadata: ObjectMetadata(name: "e", namespace: "dev")).resource,
     ]
     #expect(Set(objects.map { $0.object.key.kind }) == Set(Kind.allCases))
     var state = State()
     for object in objects { state.apply(.upsert(object)) }
     for object in objects { #expect(state[object.object.key] == object) }
     #expect(state.node("n") != nil && state.pod("dev", "p") != nil && state.namespace("dev") != nil)
+    #expect(state.service("dev", "s") != nil && state.networkPolicy("dev", "p") != nil)
     for object in objects { state.apply(.delete(object.object.key)) }
     #expect(state == State())
   }

@@ -8,11 +8,14 @@ import Testing
     NodeSettings(default: try Read(nodeConfiguration(spec)).only(NodeConfiguration.self).spec)
   }
 
-  @Test("KP-23 KP-34 KP-37 NODE-5 the defaults are those of the field")
+  @Test("KP-15 KP-23 KP-34 KP-37 KP-39 KP-50 KP-53 KP-54 NODE-5 the defaults are those of the field")
   func defaults() throws {
     for settings in [NodeSettings(), try settings("{}")] {
       #expect(settings.clusterCIDRs == [] && settings.serviceCIDRs == [] && !settings.masqueradeAll)
       #expect(!settings.localhostNodePorts && settings.nodePortAddresses == .all)
+      #expect(settings.loadBalancing == .random && settings.affinityTableSize == 65536 && settings.tcpBeLiberal)
+      #expect(settings.healthzBindAddress == .at(SocketAddress("0.0.0.0:10256")!))
+      #expect(settings.metricsBindAddress == .at(SocketAddress("127.0.0.1:10249")!))
       #expect(settings.vxlanPort == 4789 && settings.vxlanVNI == 4096)
       #expect(settings.genevePort == 6081 && settings.geneveVNI == 4096)
       #expect(settings.greKey == nil && !settings.greChecksum && !settings.greSequence)
@@ -33,6 +36,11 @@ import Testing
       masqueradeAll: true
       localhostNodePorts: true
       nodePortAddresses: [primary]
+      loadBalancing: maglev
+      affinityTableSize: 1024
+      tcpBeLiberal: false
+      healthzBindAddress: "[::1]:8080"
+      metricsBindAddress: ""
       underlayInterface: eth1
       mtu: 9000
       neighbors: [{address: 10.0.0.2, mac: "02:00:00:00:00:02"}]
@@ -62,6 +70,9 @@ import Testing
     #expect(settings.clusterCIDRs.map(\.description) == ["10.244.0.0/16", "fd00:10:244::/48"])
     #expect(settings.serviceCIDRs.map(\.description) == ["10.96.0.0/16"])
     #expect(settings.masqueradeAll && settings.localhostNodePorts && settings.nodePortAddresses == .primary)
+    #expect(settings.loadBalancing == .maglev && settings.affinityTableSize == 1024 && !settings.tcpBeLiberal)
+    #expect(settings.healthzBindAddress == .at(SocketAddress("[::1]:8080")!))
+    #expect(settings.metricsBindAddress == .disabled)
     #expect(settings.underlayInterface == "eth1" && settings.mtu == 9000)
     #expect(
       settings.neighbors == [
@@ -88,6 +99,12 @@ import Testing
       let read = try Read(nodeConfiguration("\(name): {a: {}}"))
       #expect(read.errors.contains { $0.contains("spec.\(name)") }, "\(name)")
     }
+  }
+
+  @Test("KP-53 KP-54 an address alone has the server's own port")
+  func bindAddress() throws {
+    #expect(try settings("healthzBindAddress: 10.0.0.1").healthzBindAddress == .at(SocketAddress("10.0.0.1:10256")!))
+    #expect(try settings("metricsBindAddress: '::'").metricsBindAddress == .at(SocketAddress("[::]:10249")!))
   }
 
   @Test("a node's own configuration overrides the default field by field")
@@ -164,6 +181,9 @@ import Testing
       (
         "neighbors: [{address: 10.0.0.1, mac: 02:00:00:00:00:01}, {address: 10.0.0.1, mac: 02:00:00:00:00:02}]", "twice"
       ),
+      ("loadBalancing: hash", "expected one of random, maglev"), ("affinityTableSize: 1023", "from 1024 to 16777216"),
+      ("healthzBindAddress: localhost", "expected an address with or without a port such as 0.0.0.0:10256"),
+      ("metricsBindAddress: 127.0.0.1:0", "such as 0.0.0.0:10249, or \"\" for no server, found \"127.0.0.1:0\""),
       ("underlayInterface: ''", "is not a valid interface name"), ("busyPoll: 1", "expected true or false"),
       ("workers: .inf", "1 to 64"), ("workers: .nan", "1 to 64"), ("workers: 1e400", "1 to 64"),
     ])

@@ -27,19 +27,22 @@ struct AFPacketTests {
         Endpoint(b, "eth0", mtu: mtu, addresses: ["10.1.0.2/24", "fd01::2/64"]), Endpoint(f, "fb", mtu: mtu))
     }
 
-    func port(_ name: String, slots: Int = 120) throws -> AFPacketPort {
+    func port(_ name: String, slots: Int = 120, inRing: Bool = true) throws -> AFPacketPort {
       var options = AFPacketPort.Options.pod
+      if inRing { options.superFrames = .ring }
       options.namespace = f.path
       options.slots = slots
       return try AFPacketPort(interface: name, options: options)
     }
   }
 
-  @Test("pings and TCP super-frames pass between two ports, with partial checksums handed on (TUN-9)")
-  func forwards() throws {
+  @Test(
+    "pings and TCP super-frames pass between two ports, with partial checksums handed on (TUN-9)",
+    arguments: [true, false])
+  func forwards(inRing: Bool) throws {
     let line = try Line("forward")
     defer { line.lab.cleanUp() }
-    let (fa, fb) = (try line.port("fa"), try line.port("fb"))
+    let (fa, fb) = (try line.port("fa", inRing: inRing), try line.port("fb", inRing: inRing))
     #expect(fa.mtu == 1500)
     #expect(fa.mac == (try line.f.mac(of: "fa")))
     let forwarder = try Forwarder(fa, fb)
@@ -59,8 +62,10 @@ struct AFPacketTests {
     #expect(sa.receivedOctets > 64 << 20)
   }
 
-  @Test("a tag that the kernel strips is put back and passes on, also before a super-frame (TUN-10)")
-  func tags() throws {
+  @Test(
+    "a tag that the kernel strips is put back and passes on, also before a super-frame (TUN-10)",
+    arguments: [true, false])
+  func tags(inRing: Bool) throws {
     let line = try Line("tags")
     defer { line.lab.cleanUp() }
     var options = AFPacketPort.Options.pod
@@ -68,7 +73,7 @@ struct AFPacketTests {
     let a = try AFPacketPort(interface: "eth0", options: options)
     options.namespace = line.b.path
     let b = try AFPacketPort(interface: "eth0", options: options)
-    let (fa, fb) = (try line.port("fa"), try line.port("fb"))
+    let (fa, fb) = (try line.port("fa", inRing: inRing), try line.port("fb", inRing: inRing))
     let forwarder = try Forwarder(fa, fb)
 
     // Ethernet, tag with priority 3 and VLAN 7, then ARP; and 802.1ad before 802.1Q.

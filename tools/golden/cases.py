@@ -730,6 +730,111 @@ def error_rate(c):
             c.drop("default/a", "icmpRateLimited")
 
 
+def service(name, spec, ports, endpoints=()):
+    """A service with named TCP and UDP ports and one slice of its endpoints: (address, node)."""
+    listed = ", ".join(f"{{name: {port}, protocol: {protocol}, port: {number}}}" for port, protocol, number, _ in ports)
+    targets = ", ".join(f"{{name: {port}, protocol: {protocol}, port: {target}}}" for port, protocol, _, target in ports)
+    ends = ", ".join(f"{{addresses: [{address}], nodeName: {node}}}" for address, node in endpoints)
+    return f"""apiVersion: v1
+kind: Service
+metadata: {{name: {name}, namespace: default}}
+spec: {{{spec}, ports: [{listed}]}}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {{name: {name}-1, namespace: default, labels: {{kubernetes.io/service-name: {name}}}}}
+addressType: IPv4
+ports: [{targets}]
+endpoints: [{ends}]
+"""
+
+
+@case("services", """Packets to services go to the endpoint, answers come back from the service's address, and what nobody
+      could answer is refused as kube-proxy does: by a TCP reset or a port unreachable, or in silence where others could.
+      Rules: KP-15, KP-20, KP-30, KP-31, KP-37, KP-38, TUN-9.""",
+      configuration="clusterCIDRs: [10.244.0.0/16]\nserviceCIDRs: [10.96.0.0/16]")
+def services(c):
+    ports = [("http", "TCP", 80, 8080), ("echo", "UDP", 9, 7)]
+    c.state += "---\n" + "---\n".join([
+        service("one", "clusterIP: 10.96.0.1", ports, [(pod4("b"), "node-b")]),
+        service("none", "clusterIP: 10.96.0.2", ports),
+        service("far", "clusterIP: 10.96.0.3, internalTrafficPolicy: Local", ports, [(pod4("b"), "node-b")]),
+        service("narrow", "type: LoadBalancer, clusterIP: 10.96.0.4, loadBalancerSourceRanges: [198.51.100.0/24]", ports,
+                [(pod4("b"), "node-b")]) + "status: {}\n",
+    ])
+    c.state = c.state.replace("loadBalancerSourceRanges: [198.51.100.0/24], ports: [{name: http, protocol: TCP, port: 80}, "
+                              "{name: echo, protocol: UDP, port: 9}]}",
+                              "loadBalancerSourceRanges: [198.51.100.0/24], ports: [{name: http, protocol: TCP, port: 80}, "
+                              "{name: echo, protocol: UDP, port: 9}]}\nstatus: {loadBalancer: {ingress: [{ip: 192.0.2.80}]}}"
+                              ).replace("status: {}\n", "")
+    tcp, udp = transports(4, pod4("a"), "10.96.0.1")[:2]
+    for packet, port in ((tcp, 8080), (udp, 7)):
+        c.send("default_a", from_pod("a", packet))
+        there = routed(packet)
+        there[IP].dst = pod4("b")
+        layer = TCP if TCP in there else UDP
+        there[layer].dport = port
+        del there[layer].chksum
+        c.expect("underlay", to_node("node-b", there))
+    answer = IP(src=pod4("b"), dst=pod4("a"), flags="DF", id=0, ttl=64) / UDP(sport=7, dport=40001) / Raw(b"back")
+    c.send("underlay", from_node("node-b", answer))
+    back = routed(answer)
+    back[IP].src = "10.96.0.1"
+    back[UDP].sport = 9
+    del back[UDP].chksum
+    c.expect("default_a", to_pod("a", back))
+    for address, reason in (("10.96.0.2", "noEndpoint"), ("10.96.0.1", "noServicePort")):
+        tcp, udp = transports(4, pod4("a"), address)[:2]
+        if reason == "noServicePort":
+            tcp[TCP].dport = udp[UDP].dport = 4711
+        c.send("default_a", from_pod("a", tcp))
+        reset = IP(src=address, dst=pod4("a"), flags="DF", id=0, ttl=64) / TCP(
+            sport=tcp[TCP].dport, dport=40000, flags="RA", seq=0, ack=1001, window=0)
+        c.expect("default_a", to_pod("a", reset))
+        c.send("default_a", from_pod("a", udp))
+        c.expect("default_a", to_pod("a", icmp_error("10.0.0.1", 3, 3, udp, tos=0xC0)))
+        c.drop("default/a", reason, 2)
+    for address, reason in (("10.96.0.3", "noLocalEndpoint"), ("10.96.0.99", "noService"), ("192.0.2.80", "sourceRange")):
+        c.send("default_a", from_pod("a", transports(4, pod4("a"), address)[0]))
+        c.drop("default/a", reason)
+
+
+@case("policy", """Pods that a policy selects send and receive what some policy allows and nothing else; answers are implied.
+      Rules: NP-1, NP-2, NP-3, NP-4, NP-5, NP-6.""")
+def policy(c):
+    c.state += """---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: lock, namespace: default}
+spec:
+  podSelector: {}
+  policyTypes: [Ingress, Egress]
+  ingress: [{from: [{ipBlock: {cidr: 10.244.0.0/24}}], ports: [{protocol: UDP, port: 9}]}]
+  egress: [{to: [{ipBlock: {cidr: 10.244.0.0/16}}], ports: [{protocol: UDP, port: 9}]}]
+"""
+    tcp, udp = transports(4, pod4("a"), pod4("a2"))[:2]
+    c.send("default_a", from_pod("a", udp))
+    c.expect("default_a2", to_pod("a2", routed(udp)))
+    answer = IP(src=pod4("a2"), dst=pod4("a"), flags="DF", id=0, ttl=64) / UDP(sport=9, dport=40001) / Raw(b"back")
+    c.send("default_a2", from_pod("a2", answer))
+    c.expect("default_a", to_pod("a", routed(answer)))
+    c.send("default_a", from_pod("a", tcp))
+    c.drop("default/a", "policyEgress")
+    c.send("underlay", from_node("node-b", transports(4, pod4("b"), pod4("a"))[1]))
+    c.drop("underlay", "policyIngress")
+
+
+@case("strict-tcp", """Where the configuration says so, a TCP connection whose beginning was not seen is not picked up.
+      Rules: KP-39.""", configuration="tcpBeLiberal: false")
+def strict_tcp(c):
+    opening = transports(4, pod4("a"), pod4("b"))[0]
+    middle = IP(src=pod4("a"), dst=pod4("b"), flags="DF", id=0, ttl=64) / TCP(sport=40009, dport=80, flags="A", seq=5)
+    c.send("default_a", from_pod("a", opening))
+    c.expect("underlay", to_node("node-b", routed(opening)))
+    c.send("default_a", from_pod("a", middle))
+    c.drop("default/a", "tcpNoSYN")
+
+
 @case("without-state", """A capture without a state: everything goes to the port out, with its time to live counted down, so
       that flows and drops of any capture can be looked at. Rules: none of the node's; RFC 1812.""",
       arguments="wire=ports/wire.pcap")

@@ -55,6 +55,8 @@ struct kalsae_packet_options {
   uint32_t blocks;
   uint32_t reserve;
   uint32_t send_buffer;
+  /// Not 0: frames that do not fit a slot are also queued whole, in as many octets, to be taken by kalsae_packet_take.
+  uint32_t receive_buffer;
   int32_t promiscuous;
   int32_t qdisc_bypass;
   const struct sock_filter *filter;
@@ -90,6 +92,9 @@ const char *kalsae_errno_text(int error);
 int kalsae_packet_open(const struct kalsae_packet_options *options, void **ring, const char **step);
 /// Puts another classic BPF program in the place of a packet socket's filter. 0 or a negated errno.
 int kalsae_packet_filter(int descriptor, const struct sock_filter *filter, uint16_t length);
+/// Takes the next frame that did not fit its slot, with its vnet header of ten octets before it. The number of octets,
+/// or a negated errno.
+long kalsae_packet_take(int descriptor, void *buffer, unsigned long capacity);
 /// Reads and resets the kernel's count of frames that did not fit the ring. 0 or a negated errno.
 int kalsae_packet_drops(int descriptor, uint32_t *drops);
 /// The pending error of a socket, which is cleared.

@@ -8,6 +8,18 @@ struct Decision {
   var zone: Zone
 }
 
+/// What was decided about a new flow.
+struct Judgement {
+  var decision: Decision
+  /// The endpoint of a service; 0: none.
+  var backend: BackendIndex = 0
+  /// The node's address, where connections seem to come from it.
+  var masquerade: IPAddress?
+  /// The pods whose policies were asked; 0: none.
+  var sourcePod: UInt32 = 0
+  var destinationPod: UInt32 = 0
+}
+
 extension Core {
   /// Why a packet with this source may not come in where it did; nil: it may (NODE-4).
   func sourceProblem(_ source: IPAddress, _ context: PacketContext, _ tables: borrowing Tables) -> DropReason? {
@@ -17,7 +29,7 @@ extension Core {
       // RFC 4291, section 2.5.6: link-local packets are not forwarded.
       case .v6(let address): address.isValidSource && !address.isLinkLocal
       }
-    guard isValid else { return .invalidSource }
+    guard isValid || source == Core.localhost && isFromHost else { return .invalidSource }
     guard ingressRecord.checksSource else { return nil }
     switch PortRole(rawValue: ingressRecord.role) {
     case .pod: return tables.podAddresses.find(source) == UInt32(ingress.rawValue) ? nil : .sourceAddress
@@ -27,32 +39,100 @@ extension Core {
     }
   }
 
+  /// Whether a packet is the node's own.
+  private var isFromHost: Bool { ingressRecord.role == PortRole.host.rawValue }
+
   /// Decides where a packet goes that no flow knows. Nil when it was dropped or answered.
   mutating func decide(
-    _ index: Int, source: IPAddress, destination: IPAddress, _ batch: inout FrameBatch, _ tables: borrowing Tables
-  ) -> Decision? {
-    if let problem = sourceProblem(source, contexts[index], tables) {
+    _ index: Int, _ tail: FlowKeyTail, source: IPAddress, destination: IPAddress, _ batch: inout FrameBatch,
+    _ tables: borrowing Tables
+  ) -> Judgement? {
+    guard isAcceptable(index, source: source, destination: destination, &batch, tables) else { return nil }
+    // KP-39: a connection whose beginning was not seen.
+    if tail.transport == IPProtocol.tcp.rawValue, !tables.settings.tcpBeLiberal, contexts[index].tcpFlags & 0x17 != 0x02
+    {
+      drop(index, .tcpNoSYN, batch)
+      return nil
+    }
+    var judgement = Judgement(decision: Decision(hop: 0, route: 0, zone: Zone(rawValue: 0)))
+    var target = destination
+    var port = tail.destinationPort
+    switch balance(index, tail, source: source, destination: destination, &batch, tables) {
+    case .refused: return nil
+    case .none:
+      if isBareUnderlay(index), tables.localAddresses.find(destination) != nil {
+        drop(index, .leftToHost, batch)
+        return nil
+      }
+    case .translate(let backend, let masquerade):
+      judgement.backend = backend
+      target = tables.services.backends[Int(backend)].address
+      port = tables.services.backends[Int(backend)].port
+      if masquerade {
+        judgement.masquerade = tables.settings.nodeAddress(target.family)
+        guard judgement.masquerade != nil else {
+          drop(index, .noFreePort, batch)
+          return nil
+        }
+      }
+    }
+    judgement.sourcePod = tables.policies.pod(source)
+    judgement.destinationPod = tables.policies.pod(target)
+    if isTracing {
+      tracePolicy(
+        source: source, judgement.sourcePod, destination: target, judgement.destinationPod, tail.transport, port, tables
+      )
+    }
+    if let problem = policyProblem(
+      source: source, sourcePod: judgement.sourcePod, destination: target, destinationPod: judgement.destinationPod,
+      transport: tail.transport, port: port, tables)
+    {
       drop(index, problem, batch)
       return nil
     }
-    record(.sourceAccepted)
-    if let problem = destinationProblem(destination) {
+    guard
+      let decision = route(
+        index, source: judgement.masquerade ?? source, destination: target, isTranslated: judgement.backend != 0,
+        &batch, tables)
+    else { return nil }
+    judgement.decision = decision
+    return judgement
+  }
+
+  /// Whether a first packet may pass at all. Where not, it was dropped or answered.
+  private mutating func isAcceptable(
+    _ index: Int, source: IPAddress, destination: IPAddress, _ batch: inout FrameBatch, _ tables: borrowing Tables
+  ) -> Bool {
+    if let problem = sourceProblem(source, contexts[index], tables) {
       drop(index, problem, batch)
-      return nil
+      return false
+    }
+    record(.sourceAccepted)
+    if let problem = destinationProblem(destination, tables) {
+      if problem == .invalidDestination { record(.serviceDecided(ServiceDecision(verdict: .drop))) }
+      drop(index, problem, batch)
+      return false
+    }
+    // KP-24: the node's packets to itself have no business elsewhere.
+    if source == Core.localhost, destination != Core.localhost {
+      drop(index, .invalidSource, batch)
+      return false
     }
     if ingressRecord.role == PortRole.pod.rawValue, isTunnelPacket(index, batch, tables) {
       drop(index, .tunnelFromPod, batch)
-      return nil
+      return false
     }
     if tables.gatewayAddresses.find(destination) != nil {
       answerGateway(index, &batch, tables)
-      return nil
+      return false
     }
-    return route(index, source: source, destination: destination, &batch, tables)
+    return true
   }
 
-  private mutating func route(
-    _ index: Int, source: IPAddress, destination: IPAddress, _ batch: inout FrameBatch, _ tables: borrowing Tables
+  /// Finds the way to a destination. What was translated may go back to where it came from.
+  mutating func route(
+    _ index: Int, source: IPAddress, destination: IPAddress, isTranslated: Bool, _ batch: inout FrameBatch,
+    _ tables: borrowing Tables
   ) -> Decision? {
     if case .v6(let address) = destination, address.isLinkLocal {
       drop(index, .invalidDestination, batch)
@@ -60,7 +140,7 @@ extension Core {
     }
     let route = tables.routes.lookup(destination)
     // What the underlay brings unwrapped and no pod wants is the kernel's: it has its own copy (NODE-3).
-    let isBareUnderlay = ingressRecord.role == PortRole.underlay.rawValue && contexts[index].tunnel == 0
+    let isBareUnderlay = isBareUnderlay(index)
     guard route != 0 else {
       if isBareUnderlay { drop(index, .leftToHost, batch) } else { reject(index, .noRoute, &batch, tables) }
       return nil
@@ -84,20 +164,20 @@ extension Core {
     let chosen = HopTable.index(hop, isIPv6: contexts[index].isIPv6)
     let out = tables.hops.records[Int(chosen)].port
     let role = tables.ports.records[Int(out.rawValue)].role
-    if ingressRecord.role == PortRole.underlay.rawValue, role == PortRole.underlay.rawValue {
+    if !isTranslated, ingressRecord.role == PortRole.underlay.rawValue, role == PortRole.underlay.rawValue {
       // What came from another node goes to a pod or to the host, never out again.
       drop(index, .transit, batch)
       return nil
     }
-    if isBareUnderlay, role == PortRole.host.rawValue {
+    if !isTranslated, isBareUnderlay, role == PortRole.host.rawValue {
       drop(index, .leftToHost, batch)
       return nil
     }
-    if out == ingress, ingressRecord.role == PortRole.pod.rawValue {
+    if !isTranslated, out == ingress, ingressRecord.role == PortRole.pod.rawValue {
       drop(index, .hairpin, batch)
       return nil
     }
-    if contexts[index].tunnel == 0, let tunnel = tables.hop(hop)?.tunnel,
+    if !isTranslated, contexts[index].tunnel == 0, let tunnel = tables.hop(hop)?.tunnel,
       destination == tunnel.remote || source == tunnel.local && ingressRecord.role != PortRole.host.rawValue
     {
       // RFC 2003, section 3: such a packet would be encapsulated again and again (TUN-1). The host's own packets have
@@ -109,20 +189,50 @@ extension Core {
     return Decision(hop: chosen, route: route, zone: tables.ports.records[Int(out.rawValue)].zone)
   }
 
-  /// Sends on a packet that belongs to no flow of its own: an ICMP error.
+  /// Sends on a packet that belongs to no flow of its own: an ICMP error. `isExpected`: it is about a flow, so that it is
+  /// allowed as the flow's answers are (NP-6).
   mutating func forwardWithoutFlow(
-    _ index: Int, source: IPAddress, destination: IPAddress, _ batch: inout FrameBatch, _ tables: borrowing Tables
+    _ index: Int, source: IPAddress, destination: IPAddress, isExpected: Bool, _ batch: inout FrameBatch,
+    _ tables: borrowing Tables
   ) {
     contexts[index].hash = mix(UInt64(truncatingIfNeeded: destination.word), UInt64(truncatingIfNeeded: source.word))
-    guard let decision = decide(index, source: source, destination: destination, &batch, tables) else { return }
+    guard isAcceptable(index, source: source, destination: destination, &batch, tables) else { return }
+    if isBareUnderlay(index), tables.localAddresses.find(destination) != nil {
+      return drop(index, .leftToHost, batch)
+    }
+    if tables.services.isKnown(destination) { return drop(index, .noServicePort, batch) }
+    if tables.services.serviceBlocks.contains(where: { $0.contains(destination) }) {
+      return drop(index, .noService, batch)
+    }
+    if !isExpected,
+      let problem = policyProblem(
+        source: source, sourcePod: tables.policies.pod(source), destination: destination,
+        destinationPod: tables.policies.pod(destination), transport: contexts[index].transportProtocol, port: 0, tables)
+    {
+      return drop(index, problem, batch)
+    }
+    guard
+      let decision = route(index, source: source, destination: destination, isTranslated: false, &batch, tables)
+    else { return }
     emit(index, decision.hop, &batch, tables)
   }
 
-  private func destinationProblem(_ destination: IPAddress) -> DropReason? {
+  /// Whether a packet came from the underlay without a tunnel.
+  private func isBareUnderlay(_ index: Int) -> Bool {
+    ingressRecord.role == PortRole.underlay.rawValue && contexts[index].tunnel == 0
+  }
+
+  private func destinationProblem(
+    _ destination: IPAddress, _ tables: borrowing Tables
+  ) -> DropReason? {
     switch destination {
     case .v4(let address):
       if address.isMulticast || address == .broadcast { return .multicast }
-      if address.isLoopback || address.rawValue >> 24 == 0 { return .invalidDestination }
+      if address.rawValue >> 24 == 0 { return .invalidDestination }
+      // KP-24
+      if address.isLoopback, !isFromHost || tables.nodePortAddresses.find(destination) == nil {
+        return .invalidDestination
+      }
     case .v6(let address):
       if address.isMulticast { return .multicast }
       if address.isLoopback || address == .any { return .invalidDestination }

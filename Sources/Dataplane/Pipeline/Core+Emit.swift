@@ -1,30 +1,73 @@
 import Addresses
 
 extension Core {
-  /// Sends a packet, whose network-layer header is the frame's start, on by a hop: counts down the time to live, checks
-  /// the size, and puts the hop's headers in front.
+  /// Sends a packet, whose network-layer header is the frame's start, on by a hop, as it is.
   mutating func emit(_ index: Int, _ hop: HopIndex, _ batch: inout FrameBatch, _ tables: borrowing Tables) {
+    if admit(index, hop, &batch, tables) { dispatch(index, hop, &batch, tables) }
+  }
+
+  /// Whether a packet can leave by a hop: the time to live is not at its end, and the link can carry it. Where it cannot,
+  /// its sender is told, with the packet as it came in.
+  @inline(__always)
+  mutating func admit(
+    _ index: Int, _ hop: HopIndex, _ batch: inout FrameBatch, _ tables: borrowing Tables
+  ) -> Bool {
+    let context = contexts[index]
+    let number = Int(hop)
+    guard context.timeToLive > 1 || context.flags.contains(.originated) else {
+      timeExceeded(index, &batch, tables)
+      return false
+    }
+    var mtu = tables.hops.records[number].mtu
+    if hopStates[number].learnedMTU != 0 { mtu = learnedMTU(number, mtu, tables) }
+    let size = batch[index].segmentation == .none ? context.length : segmentLength(batch[index], context)
+    guard size <= mtu else {
+      tooBig(index, hop, mtu: mtu, &batch, tables)
+      return false
+    }
+    guard batch[index].headroom >= HopRecord.templateSize else {
+      drop(index, .noHeadroom, batch)
+      return false
+    }
+    return true
+  }
+
+  /// Whether `admit` would cut a packet into fragments.
+  @inline(__always)
+  func mustCut(_ index: Int, _ hop: HopIndex, _ batch: borrowing FrameBatch, _ tables: borrowing Tables) -> Bool {
+    let context = contexts[index]
+    guard !context.flags.contains(.dontFragment), context.timeToLive > 1 else { return false }
+    let size = batch[index].segmentation == .none ? context.length : segmentLength(batch[index], context)
+    let learned = hopStates[Int(hop)].learnedMTU
+    return size > tables.hops.records[Int(hop)].mtu || learned != 0 && size > learned
+  }
+
+  /// Whether the neighbour of a hop may be there. Where it did not answer, the sender is told.
+  @inline(__always)
+  mutating func isReachable(
+    _ index: Int, _ hop: HopIndex, _ batch: inout FrameBatch, _ tables: borrowing Tables
+  ) -> Bool {
+    if tables.hops.records[Int(hop)].neighbour != NeighbourState.failed.rawValue { return true }
+    awaitNeighbour(index, hop, &batch, tables)
+    return false
+  }
+
+  /// Counts down the time to live, puts the hop's headers in front and lists the packet for its port. Where the
+  /// neighbour's address is not known yet, the packet waits, as it is.
+  @inline(__always)
+  mutating func dispatch(_ index: Int, _ hop: HopIndex, _ batch: inout FrameBatch, _ tables: borrowing Tables) {
     let context = contexts[index]
     let number = Int(hop)
     contexts[index].hop = hop
     if tables.hops.records[number].neighbour != NeighbourState.resolved.rawValue {
       return awaitNeighbour(index, hop, &batch, tables)
     }
-    let isOriginated = context.flags.contains(.originated)
-    guard isOriginated || context.timeToLive > 1 else { return timeExceeded(index, &batch, tables) }
-    var frame = batch[index]
-    var mtu = tables.hops.records[number].mtu
-    if hopStates[number].learnedMTU != 0 { mtu = learnedMTU(number, mtu, tables) }
-    let size = frame.segmentation == .none ? context.length : segmentLength(frame, context)
-    guard size <= mtu else { return tooBig(index, hop, mtu: mtu, &batch, tables) }
-    guard frame.headroom >= HopRecord.templateSize else { return drop(index, .noHeadroom, batch) }
-    if !isOriginated {
-      countDown(frame.octets, context)
+    if !context.flags.contains(.originated) {
+      countDown(batch[index].octets, context)
       record(.timeToLive(Int(context.timeToLive) - 1))
     }
-    push(&frame, number, context, tables)
+    push(&batch[index], number, context, tables)
     let port = tables.hops.records[number].port
-    batch[index] = frame
     output.append(index, to: port, contexts)
     record(.sent(port: port, hop: hop))
   }
@@ -48,20 +91,8 @@ extension Core {
   mutating func push(
     _ frame: inout Frame, _ number: Int, _ context: PacketContext, _ tables: borrowing Tables
   ) {
-    let template = tables.hops.records[number].template.words
     frame.push(HopRecord.templateSize)
-    let octets = frame.octets
-    octets[u64Native: 0] = template.0
-    octets[u64Native: 8] = template.1
-    octets[u64Native: 16] = template.2
-    octets[u64Native: 24] = template.3
-    octets[u64Native: 32] = template.4
-    octets[u64Native: 40] = template.5
-    octets[u64Native: 48] = template.6
-    octets[u64Native: 56] = template.7
-    octets[u64Native: 64] = template.8
-    octets[u64Native: 72] = template.9
-    octets[u64Native: 80] = template.10
+    frame.octets.store(tables.hops.records[number].template, 0)
     frame.pull(HopRecord.templateSize &- Int(tables.hops.records[number].length))
     let encapsulation = tables.hops.records[number].encapsulation
     if encapsulation != Encapsulation.none.rawValue {
@@ -212,9 +243,8 @@ extension Core {
     }
     requests.add(.resolve(hop & ~1))
     record(.queued(neighbour: tables.hop(hop)?.neighbour))
-    if !waiting.hold(
-      batch[index], contexts[index], for: .neighbour(hop), at: now, hopSerial: tables.hops.records[Int(hop)].serial)
-    {
+    let serial = tables.hops.records[Int(hop)].serial
+    if !waiting.hold(batch[index], contexts[index], for: .neighbour(hop), at: now, hopSerial: serial) {
       drop(index, .neighbourPending, batch)
     }
   }

@@ -22,6 +22,11 @@ struct ErrorMessage {
       type4: .destinationUnreachable, code4: ICMPv4Header.Unreachable.host, type6: .destinationUnreachable,
       code6: ICMPv6Header.Unreachable.address)
   }
+  static var portUnreachable: ErrorMessage {
+    ErrorMessage(
+      type4: .destinationUnreachable, code4: ICMPv4Header.Unreachable.port, type6: .destinationUnreachable,
+      code6: ICMPv6Header.Unreachable.port)
+  }
   static func tooBig(_ mtu: UInt32) -> ErrorMessage {
     ErrorMessage(
       type4: .destinationUnreachable, code4: ICMPv4Header.Unreachable.fragmentationNeeded, type6: .packetTooBig,
@@ -39,6 +44,67 @@ extension Core {
     case .hostUnreachable, .neighbourUnreachable: sendError(.hostUnreachable, about: index, &batch, tables)
     default: break
     }
+  }
+
+  /// Drops a first packet and tells its sender that nobody listens: by a TCP reset, or an ICMP port unreachable (KP-30).
+  @inline(never)
+  mutating func refuse(_ index: Int, _ reason: DropReason, _ batch: inout FrameBatch, _ tables: borrowing Tables) {
+    drop(index, reason, batch)
+    if contexts[index].transportProtocol == IPProtocol.tcp.rawValue {
+      sendReset(index, &batch, tables)
+    } else {
+      sendError(.portUnreachable, about: index, &batch, tables)
+    }
+  }
+
+  /// Turns a TCP segment into the reset that answers it (RFC 9293, section 3.10.7.1). Never answers a reset.
+  private mutating func sendReset(_ index: Int, _ batch: inout FrameBatch, _ tables: borrowing Tables) {
+    let context = contexts[index]
+    guard context.flags.isDisjoint(with: [.laterFragment, .linkGroup]), context.tcpFlags & 0x04 == 0 else { return }
+    guard errorBudget.take() else { return drop(index, .icmpRateLimited, batch) }
+    var frame = batch[index]
+    let octets = frame.octets
+    let transport = Int(context.transport)
+    guard let tcp = TCPHeader(octets.dropping(transport)) else { return }
+    // What the segment occupies of the sequence space.
+    let payload = Int(context.length) - transport - tcp.headerLength
+    let occupied = max(0, payload) + (tcp.flags.contains(.syn) ? 1 : 0) + (tcp.flags.contains(.fin) ? 1 : 0)
+    let isAcknowledging = tcp.flags.contains(.ack)
+    let sequence = isAcknowledging ? tcp.acknowledgmentNumber : 0
+    let acknowledgment = isAcknowledging ? 0 : tcp.sequenceNumber &+ UInt32(truncatingIfNeeded: occupied)
+    let ports = (tcp.sourcePort, tcp.destinationPort)
+    let network = context.isIPv6 ? IPv6Header.length : IPv4Header.length
+    frame.flags.subtract([.checksumPartial, .truncated])
+    frame.segmentation = .none
+    let destination: IPAddress
+    var sum: InternetChecksum
+    if let header = IPv6Header(octets) {
+      let (source, target) = (header.source, header.destination)
+      frame.setLength(network + TCPHeader.length)
+      IPv6Header.write(
+        to: frame.octets, payloadLength: TCPHeader.length, nextHeader: .tcp, source: target, destination: source)
+      destination = .v6(source)
+      sum = IPv6Header(frame.octets)?.pseudoHeader(.tcp, length: TCPHeader.length) ?? InternetChecksum()
+    } else if let header = IPv4Header(octets) {
+      let (source, target) = (header.source, header.destination)
+      frame.setLength(network + TCPHeader.length)
+      IPv4Header.write(
+        to: frame.octets, totalLength: network + TCPHeader.length, dontFragment: true, protocol: .tcp, source: target,
+        destination: source)
+      destination = .v4(source)
+      sum = IPv4Header(frame.octets)?.pseudoHeader(length: TCPHeader.length) ?? InternetChecksum()
+    } else {
+      return
+    }
+    let reset = frame.octets.dropping(network)
+    TCPHeader.write(
+      to: reset, sourcePort: ports.1, destinationPort: ports.0, sequenceNumber: sequence,
+      acknowledgmentNumber: acknowledgment, flags: isAcknowledging ? .rst : [.rst, .ack], window: 0)
+    sum.add(reset)
+    reset[u16Native: 16] = sum.complement
+    batch[index] = frame
+    record(.resetSent)
+    originate(index, to: destination, isError: true, &batch, tables)
   }
 
   @inline(never)
@@ -124,7 +190,7 @@ extension Core {
     var context = PacketContext()
     context.length = frame.length
     context.transport = UInt16(isIPv6 ? IPv6Header.length : IPv4Header.length)
-    context.transportProtocol = (isIPv6 ? IPProtocol.icmpv6 : .icmp).rawValue
+    context.transportProtocol = frame.octets[isIPv6 ? 6 : 9]
     context.timeToLive = 64
     context.trafficClass = isIPv6 ? 0 : frame.octets[1]
     context.flags = isIPv6 ? [.ipv6, .originated, .dontFragment] : [.originated]

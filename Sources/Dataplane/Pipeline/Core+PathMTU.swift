@@ -3,45 +3,68 @@ import Addresses
 /// ICMP errors that come back about our own tunnel packets (TUN-7; RFC 2003, section 5.1): the path is remembered to be
 /// narrower, and the sender of the inner packet is told.
 extension Core {
-  mutating func learnFromError4(_ index: Int, _ batch: inout FrameBatch, _ tables: borrowing Tables) {
+  /// What an ICMP error is to the tunnels.
+  enum TunnelReport {
+    /// It is about none of our tunnel packets.
+    case none
+    case done
+    /// The sender of the inner packet, which is all that is left in the frame, is to be told.
+    case tell(ErrorMessage)
+  }
+
+  /// Takes an ICMP error into account.
+  mutating func learnFromError4(
+    _ index: Int, _ batch: inout FrameBatch, _ tables: borrowing Tables
+  ) -> TunnelReport {
     let frame = batch[index]
     let transport = Int(contexts[index].transport)
-    guard let icmp = ICMPv4Header(frame.octets.dropping(transport)), icmp.type.isError else {
-      return drop(index, .leftToHost, batch)
+    guard let icmp = ICMPv4Header(frame.octets.dropping(transport)), icmp.type.isError else { return .none }
+    guard icmp.isChecksumValid else {
+      drop(index, .badTransport, batch)
+      return .done
     }
-    guard icmp.isChecksumValid else { return drop(index, .badTransport, batch) }
     guard let quoted = IPv4Header(icmp.payload), !quoted.isLaterFragment,
       let hop = tunnelHop(
         local: .v4(quoted.source), remote: .v4(quoted.destination), quoted.protocol,
         quoted.octets.dropping(quoted.headerLength), tables)
-    else { return drop(index, .leftToHost, batch) }
-    guard Core.concernsTunnel(icmp.type, icmp.code) else { return drop(index, .icmpIgnored, batch) }
+    else { return .none }
+    guard Core.concernsTunnel(icmp.type, icmp.code) else {
+      drop(index, .icmpIgnored, batch)
+      return .done
+    }
     let isTooBig =
       icmp.type == .destinationUnreachable && icmp.code == ICMPv4Header.Unreachable.fragmentationNeeded
     // Routers older than RFC 1191 do not say how much; 576 is what every link carries in practice.
     let linkMTU = isTooBig ? (icmp.nextHopMTU == 0 ? 576 : Int(icmp.nextHopMTU)) : nil
     let inner = transport + ICMPv4Header.length + quoted.headerLength
-    relay(index, hop, linkMTU: linkMTU, innerOffset: inner, isIPv6: quoted.protocol == .ipv6, &batch, tables)
+    return relay(index, hop, linkMTU: linkMTU, innerOffset: inner, isIPv6: quoted.protocol == .ipv6, &batch, tables)
   }
 
-  mutating func learnFromError6(_ index: Int, _ batch: inout FrameBatch, _ tables: borrowing Tables) {
+  /// Takes an ICMPv6 error into account.
+  mutating func learnFromError6(
+    _ index: Int, _ batch: inout FrameBatch, _ tables: borrowing Tables
+  ) -> TunnelReport {
     let frame = batch[index]
     let transport = Int(contexts[index].transport)
     guard let header = IPv6Header(frame.octets), let icmp = ICMPv6Header(frame.octets.dropping(transport)),
       icmp.type.isError
-    else { return drop(index, .leftToHost, batch) }
+    else { return .none }
     guard icmp.isChecksumValid(header.pseudoHeader(.icmpv6, length: icmp.octets.count)) else {
-      return drop(index, .badTransport, batch)
+      drop(index, .badTransport, batch)
+      return .done
     }
     guard let quoted = IPv6Header(icmp.payload),
       let hop = tunnelHop(
         local: .v6(quoted.source), remote: .v6(quoted.destination), quoted.nextHeader,
         quoted.octets.dropping(IPv6Header.length), tables)
-    else { return drop(index, .leftToHost, batch) }
-    guard Core.concernsTunnel(icmp.type, icmp.code) else { return drop(index, .icmpIgnored, batch) }
+    else { return .none }
+    guard Core.concernsTunnel(icmp.type, icmp.code) else {
+      drop(index, .icmpIgnored, batch)
+      return .done
+    }
     let linkMTU = icmp.type == .packetTooBig ? Int(clamping: icmp.mtu) : nil
     let inner = transport + ICMPv6Header.length + IPv6Header.length
-    relay(index, hop, linkMTU: linkMTU, innerOffset: inner, isIPv6: quoted.nextHeader == .ipv6, &batch, tables)
+    return relay(index, hop, linkMTU: linkMTU, innerOffset: inner, isIPv6: quoted.nextHeader == .ipv6, &batch, tables)
   }
 
   /// Whether an error says that tunnel packets do not arrive, and so is to be relayed (RFC 2003, section 5): not source
@@ -93,8 +116,8 @@ extension Core {
   private mutating func relay(
     _ index: Int, _ hop: HopIndex, linkMTU: Int?, innerOffset: Int, isIPv6: Bool, _ batch: inout FrameBatch,
     _ tables: borrowing Tables
-  ) {
-    guard let tunnel = tables.hop(hop)?.tunnel else { return drop(index, .leftToHost, batch) }
+  ) -> TunnelReport {
+    guard let tunnel = tables.hop(hop)?.tunnel else { return .none }
     var message = ErrorMessage.hostUnreachable
     if let linkMTU {
       // What no honest link would say is not believed: it would stop the tunnel (RFC 1191, section 6).
@@ -115,11 +138,14 @@ extension Core {
     switch tunnel.encapsulation {
     case .ipip: innerIsIPv6 = isIPv6
     default:
-      guard start <= frame.octets.count, start >= 2 else { return drop(index, .icmpIgnored, batch) }
+      guard start <= frame.octets.count, start >= 2 else {
+        drop(index, .icmpIgnored, batch)
+        return .done
+      }
       innerIsIPv6 = start < frame.octets.count && frame.octets[start] >> 4 == 6
     }
     drop(index, .icmpIgnored, batch)
-    guard start + (innerIsIPv6 ? IPv6Header.length : IPv4Header.length) + 8 <= frame.octets.count else { return }
+    guard start + (innerIsIPv6 ? IPv6Header.length : IPv4Header.length) + 8 <= frame.octets.count else { return .done }
     batch[index].pull(start)
     let inner = batch[index].octets
     contexts[index] = PacketContext()
@@ -127,17 +153,19 @@ extension Core {
     let upper: IPProtocol
     let type: UInt8
     if innerIsIPv6 {
-      guard let header = IPv6Header(inner) else { return }
+      guard let header = IPv6Header(inner) else { return .done }
       contexts[index].flags.insert(.ipv6)
       upper = header.nextHeader
       type = inner[IPv6Header.length]
-      if upper == .icmpv6, ICMPv6Header.MessageType(rawValue: type).isError { return }
+      if upper == .icmpv6, ICMPv6Header.MessageType(rawValue: type).isError { return .done }
     } else {
-      guard let header = IPv4Header(inner), !header.isLaterFragment, header.headerLength < inner.count else { return }
+      guard let header = IPv4Header(inner), !header.isLaterFragment, header.headerLength < inner.count else {
+        return .done
+      }
       upper = header.protocol
       type = inner[header.headerLength]
-      if upper == .icmp, ICMPv4Header.MessageType(rawValue: type).isError { return }
+      if upper == .icmp, ICMPv4Header.MessageType(rawValue: type).isError { return .done }
     }
-    sendError(message, about: index, &batch, tables)
+    return .tell(message)
   }
 }

@@ -16,6 +16,9 @@ struct Core: ~Copyable {
   var cutting = FrameArena(capacity: 160 << 10)
   var errorBudget = TokenBucket()
   var requests = RequestQueue()
+  var affinity: AffinityTable
+  /// Chooses endpoints and ports.
+  var random: RandomSource
 
   /// Nanoseconds of the pipeline's clock: the machine's, or the capture's in replay.
   private(set) var now: UInt64 = 0
@@ -27,6 +30,11 @@ struct Core: ~Copyable {
 
   var isTracing = false
   var trace: [TraceEvent] = []
+
+  init(affinityLimit: Int, seed: UInt64) {
+    affinity = AffinityTable(limit: affinityLimit)
+    random = RandomSource(seed: seed)
+  }
 
   /// The most frames of a batch.
   static var batchLimit: Int { FrameBatch.standardCapacity }

@@ -8,12 +8,16 @@ public final class DataPath: @unchecked Sendable {
   public let lanes: [Lane]
   private let turns: [Gate.Turn]
 
-  /// A data plane with this many workers, each with room for `flowLimit` flows of each family.
-  public init(workers: Int = 1, flowLimit: Int = 1 << 18) {
+  /// A data plane with this many workers, each with room for `flowLimit` flows of each family and for the endpoints of
+  /// `affinityLimit` clients (KP-50). From the same `seed` come the same choices; on live ports nobody should know it.
+  public init(workers: Int = 1, flowLimit: Int = 1 << 18, affinityLimit: Int = 1 << 16, seed: UInt64 = 0) {
     unsafe tables = .allocate(capacity: 1)
     unsafe tables.initialize(to: Tables())
     turns = (0..<workers).map { _ in Gate.Turn() }
-    lanes = turns.map { [gate] in Lane(flowLimit: flowLimit, gate, $0) }
+    lanes = turns.enumerated().map { [gate] number, turn in
+      Lane(
+        Pipeline(flowLimit: flowLimit, affinityLimit: affinityLimit, seed: mix(seed, UInt64(number))), gate, turn)
+    }
     for lane in lanes { unsafe lane.tables = tables }
   }
 
@@ -41,8 +45,8 @@ public final class Lane: @unchecked Sendable {
   private let gate: Gate
   private let turn: Gate.Turn
 
-  fileprivate init(flowLimit: Int, _ gate: Gate, _ turn: Gate.Turn) {
-    pipeline = Pipeline(flowLimit: flowLimit)
+  fileprivate init(_ pipeline: consuming Pipeline, _ gate: Gate, _ turn: Gate.Turn) {
+    self.pipeline = pipeline
     self.gate = gate
     self.turn = turn
   }

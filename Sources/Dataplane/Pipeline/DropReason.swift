@@ -49,6 +49,20 @@ public enum DropReason: UInt8, CaseIterable, Sendable {
   case hairpin
   case noHostPort
 
+  // Services.
+  case noEndpoint
+  case noLocalEndpoint
+  case noServicePort
+  case noService
+  case sourceRange
+  case noFreePort
+  case flowTableFull
+  case tcpNoSYN
+
+  // Policy.
+  case policyEgress
+  case policyIngress
+
   // Fragments.
   case fragmentOverlap
   case fragmentInvalid
@@ -115,6 +129,16 @@ extension DropReason {
     case .neighbourUnreachable: "the neighbour did not answer"
     case .hairpin: "would go back to where it came from"
     case .noHostPort: "for the host itself, which has no port here"
+    case .noEndpoint: "a service without an endpoint that could answer"
+    case .noLocalEndpoint: "a service without an endpoint on this node, where only those count"
+    case .noServicePort: "a port that the service does not have"
+    case .noService: "a cluster IP that no service has"
+    case .sourceRange: "a client outside of the load balancer's source ranges"
+    case .noFreePort: "no port left to masquerade with"
+    case .flowTableFull: "no room to remember a translation"
+    case .tcpNoSYN: "a TCP segment of a connection whose beginning was not seen"
+    case .policyEgress: "no policy lets the source send this"
+    case .policyIngress: "no policy lets the destination receive this"
     case .fragmentOverlap: "a fragment that overlaps another"
     case .fragmentInvalid: "a fragment with an impossible offset or length"
     case .fragmentNoFirst: "a fragment whose first one did not come"

@@ -13,19 +13,17 @@ struct Family<Key: FlowKey>: ~Copyable {
   mutating func lookUp(_ core: inout Core, _ batch: inout FrameBatch, _ tables: borrowing Tables) {
     if list.isEmpty { return }
     let epoch = tables.epoch
-    let second = core.second
     for number in 0..<list.count {
       let index = list[number]
       let position = flows.table.find(keys[index], core.contexts[index].hash)
-      if position >= 0 {
-        let hop = flows.hit(position, core.contexts[index], second: second, epoch: epoch)
-        if hop != 0 {
-          core.record(.flowFound)
-          core.emit(index, hop, &batch, tables)
-          continue
-        }
+      if position >= 0, flows.table.slots[position].epoch == epoch,
+        core.contexts[index].tcpFlags & 0x12 != 0x02 || !flows.isReopened(position)
+      {
+        core.record(.flowFound)
+        send(index, position, &core, &batch, tables)
+      } else {
+        misses.append(index)
       }
-      misses.append(index)
     }
     list.removeAll()
     if misses.isEmpty { return }
@@ -33,58 +31,205 @@ struct Family<Key: FlowKey>: ~Copyable {
     misses.removeAll()
   }
 
+  /// Counts a packet of a known flow, rewrites it and sends it on.
+  @inline(__always)
+  private mutating func send(
+    _ index: Int, _ position: Int, _ core: inout Core, _ batch: inout FrameBatch, _ tables: borrowing Tables
+  ) {
+    let hop = flows.table.slots[position].hop
+    guard flows.table.slots[position].rewrites else {
+      guard core.admit(index, hop, &batch, tables) else { return }
+      flows.count(position, core.contexts[index], second: core.second)
+      return core.dispatch(index, hop, &batch, tables)
+    }
+    // Errors are to quote the packet as its sender knows it; fragments are cut from what it becomes.
+    guard core.isReachable(index, hop, &batch, tables) else { return }
+    let isCut = core.mustCut(index, hop, batch, tables)
+    guard isCut || core.admit(index, hop, &batch, tables) else { return }
+    flows.count(position, core.contexts[index], second: core.second)
+    let frame = batch[index]
+    flows.table.slots[position].rewrite.apply(
+      to: frame.octets, core.contexts[index], isPartial: frame.flags.contains(.checksumPartial))
+    if isCut { return core.emit(index, hop, &batch, tables) }
+    core.dispatch(index, hop, &batch, tables)
+  }
+
   /// Decides what becomes of a packet whose flow is not known, or was decided from something that has changed since.
   private mutating func classify(
     _ index: Int, _ core: inout Core, _ batch: inout FrameBatch, _ tables: borrowing Tables
   ) {
     let key = keys[index]
-    let hash = core.contexts[index].hash
     // An earlier packet of this batch may have entered the flow.
-    var position = flows.table.find(key, hash)
-    core.record(
-      position < 0 ? .flowMissing : flows.table.slots[position].epoch == tables.epoch ? .flowFound : .flowStale)
-    if position < 0 || !isCurrent(position, index, core, tables) {
-      guard
-        let decision = core.decide(
-          index, source: key.sourceAddress, destination: key.destinationAddress, &batch, tables)
-      else {
-        if position >= 0 { flows.removeConnection(of: key) }
-        return
-      }
-      if position < 0 {
-        guard flows.insert(key, replyZone: decision.zone, second: core.second, tables.settings.timeouts) else {
-          return core.emit(index, decision.hop, &batch, tables)
-        }
-        decideReply(to: key, zone: decision.zone, tables)
-        position = flows.table.find(key, hash)
-      }
-      flows.settle(position, decision.hop, decision.route, tables)
+    var position = flows.table.find(key, core.contexts[index].hash)
+    if position >= 0, core.contexts[index].tcpFlags & 0x12 == 0x02, flows.isReopened(position) {
+      flows.removeConnection(of: key)
+      position = -1
     }
-    flows.count(position, core.contexts[index], second: core.second)
-    core.emit(index, flows.table.slots[position].hop, &batch, tables)
+    if position >= 0 {
+      position = review(position, index, &core, &batch, tables)
+      if position == Family.consumed { return }
+    } else {
+      core.record(.flowMissing)
+    }
+    if position < 0 {
+      position = enter(index, &core, &batch, tables)
+      if position < 0 { return }
+    }
+    send(index, position, &core, &batch, tables)
   }
 
-  /// Whether what the flow was decided from still holds; if so, its packets need not look again in this epoch.
-  private mutating func isCurrent(
-    _ position: Int, _ index: Int, _ core: borrowing Core, _ tables: borrowing Tables
-  ) -> Bool {
-    if flows.table.slots[position].hop != 0, flows.table.slots[position].epoch == tables.epoch { return true }
-    guard flows.isRouteCurrent(position, tables.routes),
-      core.sourceProblem(keys[index].sourceAddress, core.contexts[index], tables) == nil
-    else { return false }
-    flows.table.slots[position].epoch = tables.epoch
-    return true
+  /// The packet was dropped or answered.
+  private static var consumed: Int { -2 }
+
+  /// Looks whether what a flow was decided from still holds, and decides its way anew if not. Returns its position; -1
+  /// where the flow is to be decided as a new one; `consumed` where the packet goes nowhere.
+  private mutating func review(
+    _ position: Int, _ index: Int, _ core: inout Core, _ batch: inout FrameBatch, _ tables: borrowing Tables
+  ) -> Int {
+    let slot = flows.table.slots[position]
+    if slot.hop != 0, slot.epoch == tables.epoch {
+      core.record(.flowFound)
+      return position
+    }
+    core.record(.flowStale)
+    guard flows.isServiceCurrent(position, tables) else {
+      // KP-51: UDP does not notice by itself.
+      flows.removeConnection(of: slot.key)
+      return slot.isReply ? drop(index, .noEndpoint, &core, batch) : -1
+    }
+    if !flows.isPolicyCurrent(position, tables.policies), let problem = reviewPolicy(position, core, tables) {
+      flows.removeConnection(of: slot.key)
+      return drop(index, problem, &core, batch)
+    }
+    let key = slot.key
+    if let problem = core.sourceProblem(key.sourceAddress, core.contexts[index], tables) {
+      flows.removeConnection(of: key)
+      return drop(index, problem, &core, batch)
+    }
+    if slot.hop != 0, flows.isRouteCurrent(position, tables.routes) {
+      flows.table.slots[position].epoch = tables.epoch
+      return position
+    }
+    guard
+      let decision = core.route(
+        index, source: key.sourceAddress, destination: slot.routedAddress, isTranslated: slot.rewrites, &batch, tables)
+    else {
+      flows.removeConnection(of: key)
+      return Family.consumed
+    }
+    var place = position
+    if !slot.isReply { place = flows.rezone(position, decision.zone) }
+    flows.settle(place, decision.hop, decision.route, tables)
+    return place
+  }
+
+  /// Asks the policies again about an established connection; nil: they still let it be.
+  private func reviewPolicy(
+    _ position: Int, _ core: borrowing Core, _ tables: borrowing Tables
+  ) -> DropReason? {
+    let connection = flows.connections.places[Int(flows.table.slots[position].connection)]
+    let source = connection.forward.sourceAddress
+    let destination = connection.reply.sourceAddress
+    let sourcePod = tables.policies.pod(source)
+    let destinationPod = tables.policies.pod(destination)
+    if let problem = core.policyProblem(
+      source: source, sourcePod: sourcePod, destination: destination, destinationPod: destinationPod,
+      transport: connection.forward.tail.transport, port: connection.reply.tail.sourcePort, tables)
+    {
+      return problem
+    }
+    flows.setPods(position, sourcePod, destinationPod, tables.policies)
+    return nil
+  }
+
+  private func drop(_ index: Int, _ reason: DropReason, _ core: inout Core, _ batch: borrowing FrameBatch) -> Int {
+    core.drop(index, reason, batch)
+    return Family.consumed
+  }
+
+  /// Decides a new flow and enters it. Returns its position; negative where the packet needs nothing more.
+  private mutating func enter(
+    _ index: Int, _ core: inout Core, _ batch: inout FrameBatch, _ tables: borrowing Tables
+  ) -> Int {
+    let key = keys[index]
+    guard
+      let judgement = core.decide(
+        index, key.tail, source: key.sourceAddress, destination: key.destinationAddress, &batch, tables)
+    else { return Family.consumed }
+    let zone = judgement.decision.zone
+    var translated = key
+    if judgement.backend != 0 {
+      let backend = tables.services.backends[Int(judgement.backend)]
+      translated = key.translated(destination: backend.address, port: backend.port, source: nil)
+    }
+    if let address = judgement.masquerade {
+      guard let free = masquerade(translated, address, zone, &core, tables) else {
+        return drop(index, .noFreePort, &core, batch)
+      }
+      translated = free
+    } else if flows.isTaken(translated.reversed(zone: zone), isTranslated: translated != key) {
+      // The same client port leads to the same endpoint already, by another frontend or none. It gets another port, as
+      // Linux does it, so that answers find back.
+      guard let free = masquerade(translated, key.sourceAddress, zone, &core, tables) else {
+        return drop(index, .noFreePort, &core, batch)
+      }
+      translated = free
+    }
+    if translated != key {
+      core.record(
+        .translated(
+          to: translated.destinationAddress, port: translated.tail.destinationPort, masquerade: judgement.masquerade))
+    }
+    let reply = translated.reversed(zone: zone)
+    guard flows.insert(key, reply: reply, second: core.second, tables.settings.timeouts) else {
+      // Without a flow a packet can be forwarded, but not translated.
+      if translated != key { return drop(index, .flowTableFull, &core, batch) }
+      core.emit(index, judgement.decision.hop, &batch, tables)
+      return Family.consumed
+    }
+    decideReply(reply, to: key.sourceAddress, isTranslated: translated != key, tables)
+    let position = flows.table.find(key, core.contexts[index].hash)
+    flows.setPods(position, judgement.sourcePod, judgement.destinationPod, tables.policies)
+    if judgement.backend != 0 {
+      flows.setBackend(
+        position, judgement.backend, generation: tables.services.backends[Int(judgement.backend)].generation)
+    }
+    flows.settle(position, judgement.decision.hop, judgement.decision.route, tables)
+    return position
+  }
+
+  /// The flow with the node's address and a free port as its source (KP-36). Ports are tried at random: as long as most
+  /// are free, the first few tries find one, and nobody can tell which it will be.
+  private func masquerade(
+    _ key: Key, _ address: IPAddress, _ zone: Zone, _ core: inout Core, _ tables: borrowing Tables
+  ) -> Key? {
+    let ports = tables.settings.masqueradePorts
+    for _ in 0..<64 {
+      let port = ports.lowerBound + UInt16(core.random.below(ports.count))
+      let candidate = key.translated(
+        destination: key.destinationAddress, port: key.tail.destinationPort, source: (address, port))
+      let reply = candidate.reversed(zone: zone)
+      if flows.table.find(reply, reply.hash) < 0 { return candidate }
+    }
+    return nil
   }
 
   /// Gives the reply direction of a new flow its hop, so that the first answer need not be classified. Where there is
   /// none, the answer decides.
-  private mutating func decideReply(to key: Key, zone: Zone, _ tables: borrowing Tables) {
-    let reply = key.reversed(zone: zone)
+  private mutating func decideReply(
+    _ reply: Key, to destination: IPAddress, isTranslated: Bool, _ tables: borrowing Tables
+  ) {
     let hash = reply.hash
     let position = flows.table.find(reply, hash)
-    guard position >= 0, reply != key else { return }
-    let route = tables.routes.lookup(reply.destinationAddress)
-    guard route != 0, tables.routes.records[Int(route)].action == RouteAction.forward.rawValue else { return }
+    guard position >= 0, flows.table.slots[position].isReply else { return }
+    let route = tables.routes.lookup(destination)
+    guard route != 0 else { return }
+    switch RouteAction(rawValue: tables.routes.records[Int(route)].action) {
+    case .forward: break
+    // What is not translated may be the kernel's, which depends on how the answer comes in.
+    case .local where isTranslated: break
+    default: return
+    }
     let hop = tables.routes.hop(of: route, hash: hash)
     guard hop != 0 else { return }
     flows.settle(position, HopTable.index(hop, isIPv6: Key.isIPv6), route, tables)

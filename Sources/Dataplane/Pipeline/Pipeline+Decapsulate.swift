@@ -1,32 +1,65 @@
 import Addresses
 
 extension Pipeline {
-  /// A packet from the underlay for one of the node's own addresses: a tunnel packet, a report about one, or the host's.
+  /// A packet from the underlay for one of the node's own addresses. True when it was a tunnel packet or a report about
+  /// one; else it belongs to a flow, to a NodePort, or to the host.
   mutating func localUnderlay(
     _ index: Int, isIPv6: Bool, isFragment: Bool, _ batch: inout FrameBatch, _ tables: borrowing Tables
-  ) {
+  ) -> Bool {
     let context = core.contexts[index]
     switch context.transportProtocol {
     case IPProtocol.ipv4.rawValue, IPProtocol.ipv6.rawValue, IPProtocol.gre.rawValue: break
     case IPProtocol.udp.rawValue:
-      if isFragment { break }
       let frame = batch[index]
       let octets = frame.octets
-      guard Int(context.transport) + UDPHeader.length <= octets.count else {
-        return core.drop(index, .badTransport, batch)
+      if isFragment {
+        // Only what a peer sent can be a tunnel packet; all else goes on as it is.
+        let peer = isIPv6 ? tables.peerAddresses.find(octets[ipv6: 8]) : tables.peerAddresses.find(octets[ipv4: 12])
+        guard peer != nil else { return false }
+        break
       }
+      guard Int(context.transport) + UDPHeader.length <= octets.count else { return false }
       let port = octets[u16: Int(context.transport) + 2]
-      guard port == tables.settings.vxlanPort || port == tables.settings.genevePort else {
-        return core.drop(index, .leftToHost, batch)
-      }
-    case IPProtocol.icmp.rawValue where !isIPv6 && !isFragment: return core.learnFromError4(index, &batch, tables)
-    case IPProtocol.icmpv6.rawValue where isIPv6 && !isFragment: return core.learnFromError6(index, &batch, tables)
-    default: return core.drop(index, .leftToHost, batch)
+      guard port == tables.settings.vxlanPort || port == tables.settings.genevePort else { return false }
+    case IPProtocol.icmp.rawValue where !isIPv6 && !isFragment:
+      return passOn(core.learnFromError4(index, &batch, tables), index, &batch, tables)
+    case IPProtocol.icmpv6.rawValue where isIPv6 && !isFragment:
+      return passOn(core.learnFromError6(index, &batch, tables), index, &batch, tables)
+    default: return false
     }
     if isFragment {
-      guard core.reassemble(index, isIPv6: isIPv6, &batch, tables) else { return }
+      // Whose packet it is shows when it is whole.
+      if core.reassemble(index, isIPv6: isIPv6, &batch, tables) {
+        network(index, isIPv6: isIPv6, &batch, tables)
+      }
+    } else {
+      decapsulate(index, isIPv6: isIPv6, &batch, tables)
     }
-    decapsulate(index, isIPv6: isIPv6, &batch, tables)
+    return true
+  }
+
+  /// Tells the sender of an inner packet what happened to it, in terms of what it sent: a packet in a tunnel may have been
+  /// translated. False where there was nothing to tell of.
+  private mutating func passOn(
+    _ report: Core.TunnelReport, _ index: Int, _ batch: inout FrameBatch, _ tables: borrowing Tables
+  ) -> Bool {
+    switch report {
+    case .none: return false
+    case .done: return true
+    case .tell(let message):
+      restore(index, zone: .underlay, batch)
+      core.sendError(message, about: index, &batch, tables)
+      return true
+    }
+  }
+
+  /// Puts a packet that was to leave by a port of `zone` back to what its sender sent.
+  mutating func restore(_ index: Int, zone: Zone, _ batch: borrowing FrameBatch) {
+    if core.contexts[index].isIPv6 {
+      v6.restore(batch[index], zone: zone)
+    } else {
+      v4.restore(batch[index], zone: zone)
+    }
   }
 
   /// Takes the outer headers off a tunnel packet and reads the inner one.
@@ -84,8 +117,6 @@ extension Pipeline {
         skip = UDPHeader.length + VXLANHeader.length
         inner = .ethernet
       } else {
-        // Only a datagram that came in fragments shows its port as late as here.
-        guard udp.destinationPort == tables.settings.genevePort else { return core.drop(index, .leftToHost, batch) }
         encapsulation = .geneve
         guard let geneve = GeneveHeader(shim) else { return core.drop(index, .badTunnelHeader, batch) }
         guard geneve.identifier == tables.settings.geneveVNI else { return core.drop(index, .unknownVNI, batch) }

@@ -82,28 +82,29 @@ extension Pipeline {
 
     let fragmentField = octets[u16: 6]
     let transportProtocol = octets[9]
-    core.contexts[index].length = UInt32(truncatingIfNeeded: total)
-    core.contexts[index].transport = UInt16(truncatingIfNeeded: headerLength)
-    core.contexts[index].trafficClass = octets[1]
-    core.contexts[index].timeToLive = octets[8]
-    core.contexts[index].transportProtocol = transportProtocol
-    core.contexts[index].flags.remove(.ipv6)
-    if fragmentField & 0x4000 != 0 { core.contexts[index].flags.insert(.dontFragment) }
+    var context = core.contexts[index]
+    context.length = UInt32(truncatingIfNeeded: total)
+    context.transport = UInt16(truncatingIfNeeded: headerLength)
+    context.trafficClass = octets[1]
+    context.timeToLive = octets[8]
+    context.transportProtocol = transportProtocol
+    context.flags.remove(.ipv6)
+    if fragmentField & 0x4000 != 0 { context.flags.insert(.dontFragment) }
     if headerLength > IPv4Header.length {
-      core.contexts[index].flags.insert(.hasOptions)
+      context.flags.insert(.hasOptions)
       if core.hasSourceRoute(index, batch) { return core.drop(index, .sourceRoute, batch) }
     }
+    core.contexts[index] = context
     // RFC 1812, section 5.3.4: a packet sent to a link-layer group must not be forwarded to a unicast address.
-    if core.contexts[index].flags.contains(.linkGroup) { return core.drop(index, .multicast, batch) }
-    guard core.isPartialChecksumPlausible(frame, core.contexts[index]) else {
-      return core.drop(index, .badTransport, batch)
-    }
+    if context.flags.contains(.linkGroup) { return core.drop(index, .multicast, batch) }
+    guard core.isPartialChecksumPlausible(frame, context) else { return core.drop(index, .badTransport, batch) }
     let addresses = octets[u64Native: 12]
 
     if core.ingressRecord.role == PortRole.underlay.rawValue, core.contexts[index].tunnel == 0,
-      tables.localAddresses.find(octets[ipv4: 16]) != nil
+      tables.localAddresses.find(octets[ipv4: 16]) != nil,
+      localUnderlay(index, isIPv6: false, isFragment: fragmentField & 0x3fff != 0, &batch, tables)
     {
-      return localUnderlay(index, isIPv6: false, isFragment: fragmentField & 0x3fff != 0, &batch, tables)
+      return
     }
 
     var tail = FlowKeyTail(
@@ -126,7 +127,7 @@ extension Pipeline {
     let hash = key.hash
     core.contexts[index].hash = hash
     if core.contexts[index].flags.contains(.icmpError) {
-      return core.forwardWithoutFlow(index, source: .v4(key.source), destination: .v4(key.destination), &batch, tables)
+      return v4.passError(index, &core, &batch, tables)
     }
     v4.keys[index] = key
     v4.flows.table.prefetch(hash)
@@ -167,9 +168,10 @@ extension Pipeline {
     }
     if core.contexts[index].flags.contains(.linkGroup) { return core.drop(index, .multicast, batch) }
     if core.ingressRecord.role == PortRole.underlay.rawValue, core.contexts[index].tunnel == 0,
-      tables.localAddresses.find(destination) != nil
+      tables.localAddresses.find(destination) != nil,
+      localUnderlay(index, isIPv6: true, isFragment: upper.isFragment, &batch, tables)
     {
-      return localUnderlay(index, isIPv6: true, isFragment: upper.isFragment, &batch, tables)
+      return
     }
 
     var tail = FlowKeyTail(
@@ -195,7 +197,7 @@ extension Pipeline {
     let hash = key.hash
     core.contexts[index].hash = hash
     if core.contexts[index].flags.contains(.icmpError) {
-      return core.forwardWithoutFlow(index, source: .v6(key.source), destination: .v6(key.destination), &batch, tables)
+      return v6.passError(index, &core, &batch, tables)
     }
     v6.keys[index] = key
     v6.flows.table.prefetch(hash)

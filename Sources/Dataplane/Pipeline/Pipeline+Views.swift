@@ -102,6 +102,9 @@ extension Pipeline {
   /// What happened to flows of both families so far.
   public var flowStatistics: FlowStatistics { v4.flows.statistics + v6.flows.statistics }
 
+  /// Clients whose endpoints were forgotten before their time because the table was full (KP-50).
+  public var affinityEvictions: UInt64 { core.affinity.evicted }
+
   /// The memory of the flow tables in octets.
   public var flowMemory: Int {
     v4.flows.table.octets + v4.flows.connections.octets + v6.flows.table.octets + v6.flows.connections.octets

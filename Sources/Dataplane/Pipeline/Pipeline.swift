@@ -8,13 +8,15 @@ import Addresses
 /// (`Core+Emit`); those without a flow are classified last (`Core+Classify`). What is answered or reported on the way
 /// (`Core+ARP`, `Core+NDP`, `Core+Errors`) goes out with the rest (`Output`).
 public struct Pipeline: ~Copyable {
-  var core = Core()
+  var core: Core
   var v4: Family<FlowKey4>
   var v6: Family<FlowKey6>
   private var injected = FrameBatch()
 
-  /// A pipeline for at most `flowLimit` flows of each family.
-  public init(flowLimit: Int = 1 << 20) {
+  /// A pipeline for at most `flowLimit` flows of each family, and for the endpoints of `affinityLimit` clients. From the
+  /// same `seed` come the same choices of endpoints and ports.
+  public init(flowLimit: Int = 1 << 20, affinityLimit: Int = 1 << 16, seed: UInt64 = 0) {
+    core = Core(affinityLimit: affinityLimit, seed: seed)
     v4 = Family(limit: flowLimit)
     v6 = Family(limit: flowLimit)
   }
@@ -67,7 +69,10 @@ public struct Pipeline: ~Copyable {
       switch core.waiting.outcome(index) {
       case .send: core.emit(index, core.contexts[index].hop, &batch, tables)
       case .read: network(index, isIPv6: core.contexts[index].isIPv6, &batch, tables)
-      case .timedOut(let reason): core.reject(index, reason, &batch, tables)
+      case .timedOut(let reason):
+        let out = tables.hops.records[Int(core.contexts[index].hop)].port
+        restore(index, zone: tables.ports.records[Int(out.rawValue)].zone, batch)
+        core.reject(index, reason, &batch, tables)
       }
     }
     finish(&batch, tables, ports)

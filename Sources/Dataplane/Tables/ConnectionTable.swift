@@ -22,6 +22,14 @@ struct Connection<Key: FlowKey>: BitwiseCopyable {
   var forwardGeneration: UInt32
   var replyRoute: RouteIndex
   var replyGeneration: UInt32
+  /// The endpoint of a service that it was given, and its generation then; 0: none.
+  var backend: BackendIndex
+  var backendGeneration: UInt32
+  /// The pods whose policies were asked, and their generations then; 0: none.
+  var sourcePod: UInt32
+  var sourceGeneration: UInt32
+  var destinationPod: UInt32
+  var destinationGeneration: UInt32
   /// Seconds of the pipeline's clock.
   var created: UInt32
   /// The neighbours in the timer wheel's list, or in the list of free places.
@@ -31,6 +39,27 @@ struct Connection<Key: FlowKey>: BitwiseCopyable {
   var bucket: UInt16
   var state: ConnectionState.RawValue
   var finSeen: UInt8
+
+  init(forward: Key, reply: Key, created: UInt32) {
+    self.forward = forward
+    self.reply = reply
+    self.created = created
+    forwardRoute = 0
+    forwardGeneration = 0
+    replyRoute = 0
+    replyGeneration = 0
+    backend = 0
+    backendGeneration = 0
+    sourcePod = 0
+    sourceGeneration = 0
+    destinationPod = 0
+    destinationGeneration = 0
+    next = 0
+    previous = 0
+    bucket = 0
+    state = ConnectionState.new.rawValue
+    finSeen = 0
+  }
 }
 
 /// The connections of one family, with a timer wheel of one-second steps. Bounded; a free place is found in constant time.

@@ -21,6 +21,32 @@ protocol FlowKey: BitwiseCopyable, Equatable, Sendable {
   var destinationAddress: IPAddress { get }
   /// The key of the packets that answer, which come in at `zone`.
   func reversed(zone: Zone) -> Self
+
+  /// The key of a packet whose network-layer header is at the start of `octets`.
+  init(addressesOf octets: Octets, _ tail: FlowKeyTail)
+
+  /// The same packets after a translation of the destination, and of the source where one is given. Ports are in host
+  /// byte order.
+  func translated(destination: IPAddress, port: UInt16, source: (IPAddress, UInt16)?) -> Self
+
+  /// What a packet's addresses and ports become.
+  associatedtype Rewrite: FlowRewrite where Rewrite.Key == Self
+}
+
+/// New addresses and ports of a flow's packets, with what that does to their checksums.
+protocol FlowRewrite: BitwiseCopyable, Sendable {
+  associatedtype Key: FlowKey
+  /// Nothing changes.
+  static var none: Self { get }
+  /// What makes packets of flow `key` those of flow `other`.
+  init(_ key: Key, to other: Key)
+  var destinationAddress: IPAddress { get }
+  /// What the new addresses do to a checksum that covers them.
+  var addresses: ChecksumDelta { get }
+  /// Writes the new values into a packet whose network-layer header is at the start of `octets`.
+  func apply(to octets: Octets, _ context: PacketContext, isPartial: Bool)
+  /// The same for a packet that an error quotes, of which perhaps only the first octets are there.
+  func applyToQuoted(_ octets: Octets, transport offset: Int, _ carried: UInt8, isPartial: Bool)
 }
 
 /// What keys of both families have.
@@ -48,6 +74,18 @@ struct FlowKeyTail: BitwiseCopyable, Equatable, Sendable {
   /// The destination port in host byte order.
   var destinationPort: UInt16 { UInt16(truncatingIfNeeded: ports >> 16).byteSwapped }
 
+  /// With other ports, in host byte order. Queries have one identifier, in both places.
+  func with(source: UInt16?, destination: UInt16?) -> FlowKeyTail {
+    var tail = self
+    if isQuery {
+      if let source { tail.ports = UInt32(source.byteSwapped) << 16 | UInt32(source.byteSwapped) }
+      return tail
+    }
+    if let source { tail.ports = tail.ports & 0xffff_0000 | UInt32(source.byteSwapped) }
+    if let destination { tail.ports = tail.ports & 0xffff | UInt32(destination.byteSwapped) << 16 }
+    return tail
+  }
+
   @inline(__always)
   func reversed(zone: Zone) -> FlowKeyTail {
     FlowKeyTail(
@@ -61,8 +99,16 @@ struct FlowKey4: FlowKey {
   var addresses: UInt64
   var tail: FlowKeyTail
 
-  typealias Padding = UInt64
-  static var padding: UInt64 { 0 }
+  init(addresses: UInt64, tail: FlowKeyTail) {
+    self.addresses = addresses
+    self.tail = tail
+  }
+
+  init(addressesOf octets: Octets, _ tail: FlowKeyTail) { self.init(addresses: octets[u64Native: 12], tail: tail) }
+
+  typealias Rewrite = FlowRewrite4
+  typealias Padding = ()
+  static var padding: Void { () }
   static var isIPv6: Bool { false }
   static var free: FlowKey4 { FlowKey4(addresses: 0, tail: FlowKeyTail()) }
 
@@ -81,6 +127,18 @@ struct FlowKey4: FlowKey {
   var sourceAddress: IPAddress { .v4(source) }
   var destinationAddress: IPAddress { .v4(destination) }
 
+  func translated(destination: IPAddress, port: UInt16, source: (IPAddress, UInt16)?) -> FlowKey4 {
+    var key = self
+    if case .v4(let address) = destination {
+      key.addresses = key.addresses & 0xffff_ffff | UInt64(address.rawValue.byteSwapped) << 32
+    }
+    if case .v4(let address)? = source?.0 {
+      key.addresses = key.addresses & 0xffff_ffff_0000_0000 | UInt64(address.rawValue.byteSwapped)
+    }
+    key.tail = tail.with(source: source?.1, destination: port)
+    return key
+  }
+
   func reversed(zone: Zone) -> FlowKey4 {
     FlowKey4(addresses: addresses << 32 | addresses >> 32, tail: tail.reversed(zone: zone))
   }
@@ -94,8 +152,23 @@ struct FlowKey6: FlowKey {
   var destination1: UInt64
   var tail: FlowKeyTail
 
-  typealias Padding = (UInt64, UInt64, UInt64, UInt64, UInt64, UInt64)
-  static var padding: Padding { (0, 0, 0, 0, 0, 0) }
+  init(source0: UInt64, source1: UInt64, destination0: UInt64, destination1: UInt64, tail: FlowKeyTail) {
+    self.source0 = source0
+    self.source1 = source1
+    self.destination0 = destination0
+    self.destination1 = destination1
+    self.tail = tail
+  }
+
+  init(addressesOf octets: Octets, _ tail: FlowKeyTail) {
+    self.init(
+      source0: octets[u64Native: 8], source1: octets[u64Native: 16], destination0: octets[u64Native: 24],
+      destination1: octets[u64Native: 32], tail: tail)
+  }
+
+  typealias Rewrite = FlowRewrite6
+  typealias Padding = (UInt64, UInt64)
+  static var padding: Padding { (0, 0) }
   static var isIPv6: Bool { true }
   static var free: FlowKey6 {
     FlowKey6(source0: 0, source1: 0, destination0: 0, destination1: 0, tail: FlowKeyTail())
@@ -116,6 +189,20 @@ struct FlowKey6: FlowKey {
   var destination: IPv6Address { IPv6Address(high: destination0.byteSwapped, low: destination1.byteSwapped) }
   var sourceAddress: IPAddress { .v6(source) }
   var destinationAddress: IPAddress { .v6(destination) }
+
+  func translated(destination: IPAddress, port: UInt16, source: (IPAddress, UInt16)?) -> FlowKey6 {
+    var key = self
+    if case .v6(let address) = destination {
+      key.destination0 = address.high.byteSwapped
+      key.destination1 = address.low.byteSwapped
+    }
+    if case .v6(let address)? = source?.0 {
+      key.source0 = address.high.byteSwapped
+      key.source1 = address.low.byteSwapped
+    }
+    key.tail = tail.with(source: source?.1, destination: port)
+    return key
+  }
 
   func reversed(zone: Zone) -> FlowKey6 {
     FlowKey6(

@@ -10,20 +10,12 @@ struct FlowState<Key: FlowKey>: ~Copyable {
     connections = ConnectionTable(limit: limit)
   }
 
-  /// Counts a packet and gives the hop of its flow; 0 when the flow must be looked at again first.
-  @inline(__always)
-  mutating func hit(_ position: Int, _ context: PacketContext, second: UInt32, epoch: UInt32) -> HopIndex {
-    guard table.slots[position].epoch == epoch else { return 0 }
-    count(position, context, second: second)
-    return table.slots[position].hop
-  }
-
+  /// Counts a packet.
   @inline(__always)
   mutating func count(_ position: Int, _ context: PacketContext, second: UInt32) {
     let packets = table.slots[position].packets
     table.slots[position].lastSeen = second
-    table.slots[position].packets = packets &+ 1
-    table.slots[position].octets &+= UInt64(context.length)
+    table.slots[position].count(octets: context.length)
     if packets == 0 { begin(position) }
     // FIN, SYN or RST.
     if context.tcpFlags & 0x07 != 0 { follow(position, context, second: second) }
@@ -51,8 +43,8 @@ struct FlowState<Key: FlowKey>: ~Copyable {
     for key in [connection.forward, connection.reply] {
       let other = table.find(key, key.hash)
       guard other >= 0 else { continue }
-      table.slots[other].packets = other == position ? 1 : 0
-      table.slots[other].octets = other == position ? UInt64(context.length) : 0
+      table.slots[other].resetCounts()
+      if other == position { table.slots[other].count(octets: context.length) }
     }
     connections.places[index].state = ConnectionState.new.rawValue
     connections.places[index].finSeen = 0
@@ -85,6 +77,64 @@ struct FlowState<Key: FlowKey>: ~Copyable {
       : routes.records[Int(connection.forwardRoute)].generation == connection.forwardGeneration
   }
 
+  /// Notes which endpoint the connection of the direction at `position` was given.
+  func setBackend(_ position: Int, _ backend: BackendIndex, generation: UInt32) {
+    let index = Int(table.slots[position].connection)
+    connections.places[index].backend = backend
+    connections.places[index].backendGeneration = generation
+  }
+
+  /// Notes which pods' policies let the connection be.
+  func setPods(_ position: Int, _ source: UInt32, _ destination: UInt32, _ policies: borrowing PolicyTable) {
+    let index = Int(table.slots[position].connection)
+    connections.places[index].sourcePod = source
+    connections.places[index].sourceGeneration = policies.records[Int(source)].generation
+    connections.places[index].destinationPod = destination
+    connections.places[index].destinationGeneration = policies.records[Int(destination)].generation
+  }
+
+  /// Whether the policies that let the connection be are still the same.
+  func isPolicyCurrent(_ position: Int, _ policies: borrowing PolicyTable) -> Bool {
+    let connection = connections.places[Int(table.slots[position].connection)]
+    guard policies.records[Int(connection.sourcePod)].generation == connection.sourceGeneration,
+      policies.records[Int(connection.destinationPod)].generation == connection.destinationGeneration
+    else { return false }
+    // An address that was nobody's may be a pod's by now.
+    return (connection.sourcePod != 0 || policies.pod(connection.forward.sourceAddress) == 0)
+      && (connection.destinationPod != 0 || policies.pod(connection.reply.sourceAddress) == 0)
+  }
+
+  /// Whether the connection would still go where it was sent. TCP and SCTP connections stay with an endpoint that is no
+  /// longer offered. UDP must not: neither with an endpoint that went, nor with none when there is a service by now, nor
+  /// with that of another service (KP-51).
+  func isServiceCurrent(_ position: Int, _ tables: borrowing Tables) -> Bool {
+    let connection = connections.places[Int(table.slots[position].connection)]
+    let key = connection.forward
+    guard key.tail.transport == IPProtocol.udp.rawValue else { return true }
+    let frontend = tables.frontend(
+      key.destinationAddress, isIPv6: Key.isIPv6, transport: key.tail.transport, port: key.tail.destinationPort)
+    guard let frontend, connection.backend != 0 else { return frontend == nil && connection.backend == 0 }
+    let backend = tables.services.backends[Int(connection.backend)]
+    return backend.generation == connection.backendGeneration
+      && backend.service == tables.services.frontendRecords[Int(frontend)].service
+  }
+
+  /// Whether a SYN that belongs to the direction at `position` opens another connection than the one that has ended: it
+  /// may go to another endpoint (KP-15).
+  func isReopened(_ position: Int) -> Bool {
+    let slot = table.slots[position]
+    return slot.rewrites && !slot.isReply
+      && connections.places[Int(slot.connection)].state >= ConnectionState.closing.rawValue
+  }
+
+  /// Whether the answers to a flow that is to be entered could not be told from those to another connection. One that
+  /// has ended gives way.
+  func isTaken(_ reply: Key, isTranslated: Bool) -> Bool {
+    let position = table.find(reply, reply.hash)
+    guard position >= 0, isTranslated || table.slots[position].rewrites else { return false }
+    return connections.places[Int(table.slots[position].connection)].state != ConnectionState.closed.rawValue
+  }
+
   /// Writes what the direction at `position` was decided to.
   mutating func settle(_ position: Int, _ hop: HopIndex, _ route: RouteIndex, _ tables: borrowing Tables) {
     let generation = tables.routes.records[Int(route)].generation
@@ -100,12 +150,13 @@ struct FlowState<Key: FlowKey>: ~Copyable {
     }
   }
 
-  /// Makes room and enters both directions of a new flow, undecided. Returns false when the flow is not entered: a
-  /// packet is then forwarded without one.
-  mutating func insert(_ key: Key, replyZone: Zone, second: UInt32, _ timeouts: Settings.Timeouts) -> Bool {
-    let reply = key.reversed(zone: replyZone)
+  /// Makes room and enters both directions of a new flow, their hops undecided. `reply` is the key of the packets that
+  /// answer, after whatever was translated. Returns false when the flow is not entered.
+  mutating func insert(
+    _ key: Key, reply: Key, second: UInt32, _ timeouts: Settings.Timeouts
+  ) -> Bool {
     if table.find(reply, reply.hash) >= 0 {
-      // A flow of the other direction is there already, under another zone: it goes, for the newer truth.
+      // A flow of the same packets that was decided otherwise: it goes, for the newer truth.
       statistics.replaced &+= 1
       removeConnection(of: reply)
     }
@@ -114,21 +165,45 @@ struct FlowState<Key: FlowKey>: ~Copyable {
       statistics.refused &+= 1
       return false
     }
-    connections.places[Int(index)] = Connection(
-      forward: key, reply: reply, forwardRoute: 0, forwardGeneration: 0, replyRoute: 0, replyGeneration: 0,
-      created: second, next: 0, previous: 0, bucket: 0, state: ConnectionState.new.rawValue, finSeen: 0)
+    connections.places[Int(index)] = Connection(forward: key, reply: reply, created: second)
     var slot = FlowSlot(key: key, connection: index, isReply: false)
     slot.lastSeen = second
+    let translated = reply.reversed(zone: Zone(rawValue: key.tail.zone))
+    if translated != key {
+      slot.rewrites = true
+      slot.rewrite = Key.Rewrite(key, to: translated)
+    }
     _ = table.insert(slot)
     if reply != key {
-      var slot = FlowSlot(key: reply, connection: index, isReply: true)
-      slot.lastSeen = second
-      _ = table.insert(slot)
+      var answer = FlowSlot(key: reply, connection: index, isReply: true)
+      answer.lastSeen = second
+      if translated != key {
+        answer.rewrites = true
+        answer.rewrite = Key.Rewrite(reply, to: key.reversed(zone: Zone(rawValue: reply.tail.zone)))
+      }
+      _ = table.insert(answer)
     }
     connections.start(second)
     connections.schedule(index, at: second + timeouts.initial(key.tail.transport))
     statistics.created &+= 1
     return true
+  }
+
+  /// The answers to a flow come in elsewhere from now on. Returns the position of the flow, which may have changed.
+  mutating func rezone(_ position: Int, _ zone: Zone) -> Int {
+    let index = Int(table.slots[position].connection)
+    let key = table.slots[position].key
+    var reply = connections.places[index].reply
+    guard reply.tail.zone != zone.rawValue, reply != key, var answer = table.remove(reply) else {
+      return table.find(key, key.hash)
+    }
+    reply.tail.zone = zone.rawValue
+    if table.find(reply, reply.hash) >= 0 { removeConnection(of: reply) }
+    answer.key = reply
+    answer.hop = 0
+    connections.places[index].reply = reply
+    _ = table.insert(answer)
+    return table.find(key, key.hash)
   }
 
   /// Takes both directions of the flow that `key` belongs to out of the table.

@@ -1,5 +1,6 @@
-/// One direction of a flow: its key and all that its packets need, in whole cache lines (one for IPv4, two for IPv6, of
-/// which the second holds only padding today).
+import Addresses
+
+/// One direction of a flow: its key and all that its packets need, in whole cache lines: one for IPv4, two for IPv6.
 struct FlowSlot<Key: FlowKey>: BitwiseCopyable {
   var key: Key
   /// The tables' epoch in which `hop` was last known to be right.
@@ -8,9 +9,13 @@ struct FlowSlot<Key: FlowKey>: BitwiseCopyable {
   var connection: ConnectionIndex
   /// Seconds of the pipeline's clock.
   var lastSeen: UInt32
-  var packets: UInt64
   var octets: UInt64
+  private var packetsLow: UInt32 = 0
+  private var packetsHigh: UInt16 = 0
   var isReply: Bool
+  /// Whether `rewrite` changes anything.
+  var rewrites = false
+  var rewrite = Key.Rewrite.none
   private var padding: Key.Padding = Key.padding
 
   init(key: Key, connection: ConnectionIndex, isReply: Bool) {
@@ -20,9 +25,26 @@ struct FlowSlot<Key: FlowKey>: BitwiseCopyable {
     epoch = 0
     hop = 0
     lastSeen = 0
-    packets = 0
     octets = 0
   }
+
+  var packets: UInt64 { UInt64(packetsHigh) << 32 | UInt64(packetsLow) }
+
+  mutating func resetCounts() {
+    octets = 0
+    packetsLow = 0
+    packetsHigh = 0
+  }
+
+  @inline(__always)
+  mutating func count(octets length: UInt32) {
+    octets &+= UInt64(length)
+    packetsLow &+= 1
+    if packetsLow == 0 { packetsHigh &+= 1 }
+  }
+
+  /// Where packets go after the rewrite.
+  var routedAddress: IPAddress { rewrites ? rewrite.destinationAddress : key.destinationAddress }
 }
 
 /// The flow table: both directions of every flow, by exact key. Open addressing with linear probing, at most half full;

@@ -40,6 +40,25 @@ public struct Settings: Sendable, Equatable {
   /// Whether decapsulation gives the inner packet the outer time to live, where that is smaller (TUN-6).
   public var uniformTTL = false
   public var timeouts = Timeouts()
+  /// The blocks of all pods (KP-34).
+  public var clusterCIDRs: [IPPrefix] = []
+  /// Whether all traffic to cluster IPs is masqueraded (KP-34).
+  public var masqueradeAll = false
+  /// Whether TCP connections are taken up whose beginning was not seen (KP-39).
+  public var tcpBeLiberal = true
+  /// What masqueraded connections come from (KP-36).
+  public var nodeAddress4: IPv4Address?
+  public var nodeAddress6: IPv6Address?
+  /// The source ports of masqueraded connections: none that the host itself gives out (Linux: 32768 to 60999).
+  public var masqueradePorts: ClosedRange<UInt16> = 61000...65535
+
+  /// What masqueraded connections of a family come from; nil: the node has no address of it.
+  public func nodeAddress(_ family: IPFamily) -> IPAddress? {
+    switch family {
+    case .ipv4: nodeAddress4.map { .v4($0) }
+    case .ipv6: nodeAddress6.map { .v6($0) }
+    }
+  }
 
   /// Seconds that a flow may be silent.
   public struct Timeouts: Sendable, Equatable {
@@ -67,6 +86,10 @@ public struct Tables: ~Copyable {
   var localAddresses = AddressTable()
   /// The gateway addresses that the data plane itself answers for: 169.254.1.1 and the link-local one (NODE-1).
   var gatewayAddresses = AddressTable()
+  var services = ServiceTable()
+  var policies = PolicyTable()
+  /// The addresses that NodePorts are served on (KP-23).
+  var nodePortAddresses = AddressTable()
   /// Tunnel peers: address to place in `peers`.
   var peerAddresses = AddressTable()
   /// Bit n set: encapsulation n is accepted from the peer.
@@ -156,4 +179,74 @@ extension Tables {
     peers[Int(index)] = nil
     peerEncapsulations[Int(index)] = 0
   }
+}
+
+extension Tables {
+  /// Adds a port of a service and returns its place.
+  public mutating func addService(_ port: ServicePort) -> ServiceIndex {
+    advanceEpoch()
+    return services.addService(port)
+  }
+
+  /// Changes the endpoints and options of a service port. UDP flows of endpoints that go are decided anew (KP-51).
+  public mutating func updateService(_ index: ServiceIndex, _ port: ServicePort) {
+    services.updateService(index, port)
+    advanceEpoch()
+  }
+
+  public mutating func removeService(_ index: ServiceIndex) {
+    services.removeService(index)
+    advanceEpoch()
+  }
+
+  /// Leads a frontend to a service port; one that is there already is changed.
+  public mutating func setFrontend(_ frontend: Frontend, _ policy: FrontendPolicy, service: ServiceIndex) {
+    services.setFrontend(frontend, policy, service: service)
+    advanceEpoch()
+  }
+
+  public mutating func removeFrontend(_ frontend: Frontend) {
+    services.removeFrontend(frontend)
+    advanceEpoch()
+  }
+
+  /// The frontend of packets to an address and port; NodePorts match last (KP-25).
+  func frontend(_ address: IPAddress, isIPv6: Bool, transport: UInt8, port: UInt16) -> UInt32? {
+    if let found = services.frontend(address, isIPv6: isIPv6, transport: transport, port: port) { return found }
+    guard nodePortAddresses.find(address) != nil else { return nil }
+    return services.frontend(nil, isIPv6: isIPv6, transport: transport, port: port)
+  }
+
+  /// Drops packets to addresses in these blocks that no service has (KP-37).
+  public mutating func setServiceBlocks(_ blocks: [IPPrefix]) { services.serviceBlocks = blocks }
+
+  public mutating func addNodePortAddress(_ address: IPAddress) { nodePortAddresses.insert(address, value: 0) }
+
+  public mutating func removeNodePortAddress(_ address: IPAddress) { nodePortAddresses.remove(address) }
+}
+
+extension Tables {
+  /// Says what policy holds for the pod that has an address, wherever it runs. Its flows are decided anew.
+  public mutating func setPodPolicy(_ address: IPAddress, _ policy: PodPolicy) {
+    policies.setPod(address, policy)
+    advanceEpoch()
+  }
+
+  public mutating func removePodPolicy(_ address: IPAddress) {
+    policies.removePod(address)
+    advanceEpoch()
+  }
+
+  /// Makes the rules of a group these, and has the flows of the pods that have them, by address, be decided anew.
+  public mutating func setPolicyGroup(_ group: PolicyGroupIndex, _ entries: Set<PolicyEntry>, pods: [IPAddress]) {
+    policies.setGroup(group, entries)
+    for address in pods { policies.touch(address) }
+    advanceEpoch()
+  }
+
+  /// Takes a block that rules name into use: addresses belong to the longest block in use.
+  public mutating func usePolicyBlock(_ prefix: IPPrefix) { policies.useBlock(prefix) }
+
+  /// Takes a block out of use that no group names any more.
+  public mutating func giveUpPolicyBlock(_ prefix: IPPrefix) { policies.giveUpBlock(prefix) }
 }

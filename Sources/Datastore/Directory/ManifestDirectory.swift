@@ -7,7 +7,8 @@ import Synchronization
 /// A look costs one `stat` a file, the reading of the files that changed, and the parsing of the documents in them that
 /// changed. A file that is no YAML keeps its last good
 /// objects, and an object that is not valid keeps its last good version, while all others apply. Where two files hold
-/// the same object, the one whose path sorts first counts and the other is reported.
+/// the same object, the one whose path sorts first counts and the other is reported; where two services claim the same
+/// cluster IP or node port, the one whose name sorts first does.
 public final class ManifestDirectory: Sendable {
   public let path: String
   /// The largest manifest that is read, in bytes.
@@ -20,6 +21,8 @@ public final class ManifestDirectory: Sendable {
     var holders: [ObjectKey: [String]] = [:]
     /// The objects that more than one file holds.
     var contested: Set<ObjectKey> = []
+    /// Which services count where several claim the same address or port.
+    var admission = ServiceAdmission()
     var scanErrors: [ManifestError] = []
     var folders: [String] = []
     var problems: [ManifestError] = []
@@ -147,9 +150,13 @@ public final class ManifestDirectory: Sendable {
   /// Turns touched objects into changes, and tells what is newly wrong.
   private func finish(_ touched: Set<ObjectKey>, _ contents: inout Contents) -> Update {
     var update = Update()
-    for key in touched {
-      let holder = contents.holders[key]?.first.flatMap { contents.files[$0] }
-      switch (contents.state[key], holder?.objects[key]?.resource) {
+    let services = touched.filter { $0.kind == .service }.map { key in
+      (key: key, service: counting(key, contents)?.loaded.resource.object as? Service)
+    }
+    let concerned = contents.admission.update(services)
+    for key in touched.union(concerned) {
+      let isRefused = contents.admission.refusals[key] != nil
+      switch (contents.state[key], isRefused ? nil : counting(key, contents)?.loaded.resource) {
       case (let old, let new?) where old != new: update.changes.append(.upsert(new))
       case (.some, nil): update.changes.append(.delete(key))
       default: break
@@ -173,6 +180,12 @@ public final class ManifestDirectory: Sendable {
     return update
   }
 
+  /// The object of a key that counts, and the file that it is in.
+  private func counting(_ key: ObjectKey, _ contents: Contents) -> (file: String, loaded: ManifestFile.Loaded)? {
+    guard let name = contents.holders[key]?.first, let loaded = contents.files[name]?.objects[key] else { return nil }
+    return (name, loaded)
+  }
+
   private func currentProblems(_ contents: Contents) -> [ManifestError] {
     var problems = contents.scanErrors
     for file in contents.files.values { problems += file.problems }
@@ -185,6 +198,15 @@ public final class ManifestDirectory: Sendable {
             file: join(path, name), line: Int(position.line), column: Int(position.column), object: key.description,
             message: "stands in \(join(path, holders[0])) already, which counts; remove it from one of the files"))
       }
+    }
+    for (key, refusal) in contents.admission.refusals {
+      guard let (name, loaded) = counting(key, contents) else { continue }
+      let field = (loaded.resource.object as? Service)?.field(of: refusal.claim)
+      let holder = counting(refusal.holder, contents).map { join(path, $0.file) } ?? path
+      problems.append(
+        ManifestError(
+          file: join(path, name), line: Int(loaded.position.line), column: Int(loaded.position.column),
+          object: key.description, field: field, message: refusal.message(place: holder)))
     }
     return problems.sorted { ($0.file, $0.line, $0.column, $0.message) < ($1.file, $1.line, $1.column, $1.message) }
   }

@@ -10,8 +10,9 @@ extension NodeConfiguration {
 extension NodeConfiguration.Spec {
   /// The names of all fields: any other is refused.
   static let fields = [
-    "clusterCIDRs", "serviceCIDRs", "masqueradeAll", "localhostNodePorts", "nodePortAddresses", "underlayInterface",
-    "mtu", "neighbors", "tunnelIPFamily", "vxlanPort", "vxlanVNI", "genevePort", "geneveVNI", "greKey", "greChecksum",
+    "clusterCIDRs", "serviceCIDRs", "masqueradeAll", "localhostNodePorts", "nodePortAddresses", "loadBalancing",
+    "affinityTableSize", "tcpBeLiberal", "healthzBindAddress", "metricsBindAddress", "underlayInterface", "mtu",
+    "neighbors", "tunnelIPFamily", "vxlanPort", "vxlanVNI", "genevePort", "geneveVNI", "greKey", "greChecksum",
     "greSequence", "udpTunnelChecksum", "dscpMode", "dscp", "ttlMode", "ttl", "sourceCheck", "icmpErrorRate",
     "icmpErrorBurst", "pathMTUTimeout", "fragmentTimeout", "workers", "busyPoll", "flowTableSize", "flowTimeouts",
   ]
@@ -23,6 +24,11 @@ extension NodeConfiguration.Spec {
     masqueradeAll = spec["masqueradeAll"].bool()
     localhostNodePorts = spec["localhostNodePorts"].bool()
     nodePortAddresses = NodePortAddresses(reading: spec["nodePortAddresses"])
+    loadBalancing = spec["loadBalancing"].choice(LoadBalancing.self)
+    affinityTableSize = spec["affinityTableSize"].int(in: 1024...(1 << 24))
+    tcpBeLiberal = spec["tcpBeLiberal"].bool()
+    healthzBindAddress = BindAddress(reading: spec["healthzBindAddress"], defaultPort: NodeSettings.healthzPort)
+    metricsBindAddress = BindAddress(reading: spec["metricsBindAddress"], defaultPort: NodeSettings.metricsPort)
 
     underlayInterface = spec["underlayInterface"].name(.interface)
     mtu = spec["mtu"].int(in: 576...65535)
@@ -110,6 +116,20 @@ extension NodePortAddresses {
     }
     let blocks = field.list { $0.prefix(strict: true) }
     self = blocks.isEmpty ? .all : .blocks(blocks)
+  }
+}
+
+extension BindAddress {
+  /// Reads an address with or without a port. An empty string means that the server is not started.
+  init?(reading field: Field, defaultPort: UInt16) {
+    let expected = "an address with or without a port such as 0.0.0.0:\(defaultPort), or \"\" for no server"
+    let read = field.parsed(expected) { text -> BindAddress? in
+      if text.isEmpty { return .disabled }
+      if let address = IPAddress(text) { return .at(SocketAddress(address, port: defaultPort)) }
+      return SocketAddress(text).flatMap { $0.port == 0 ? nil : .at($0) }
+    }
+    guard let read else { return nil }
+    self = read
   }
 }
 

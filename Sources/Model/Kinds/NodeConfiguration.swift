@@ -27,6 +27,11 @@ public struct NodeConfiguration: KubernetesObject {
     public var masqueradeAll: Bool?
     public var localhostNodePorts: Bool?
     public var nodePortAddresses: NodePortAddresses?
+    public var loadBalancing: LoadBalancing?
+    public var affinityTableSize: Int?
+    public var tcpBeLiberal: Bool?
+    public var healthzBindAddress: BindAddress?
+    public var metricsBindAddress: BindAddress?
 
     public var underlayInterface: String?
     public var mtu: Int?

@@ -15,6 +15,21 @@ public struct NodeSettings: Sendable, Equatable {
   public var localhostNodePorts: Bool
   /// Where NodePorts are served (KP-23). Default all local addresses.
   public var nodePortAddresses: NodePortAddresses
+  /// How endpoints are chosen where a service's annotation does not say (KP-15). Default random.
+  public var loadBalancing: LoadBalancing
+  /// The number of clients whose endpoint is remembered for `sessionAffinity` (KP-50), 1024 to 16,777,216. Default
+  /// 65,536.
+  public var affinityTableSize: Int
+  /// Whether TCP segments outside of the window, and of connections whose beginning was not seen, are let through
+  /// (KP-39). Default true.
+  public var tcpBeLiberal: Bool
+  /// Where `/healthz` and `/livez` are served (KP-53). Default 0.0.0.0:10256.
+  public var healthzBindAddress: BindAddress
+  /// Where `/metrics` is served (KP-54). Default 127.0.0.1:10249.
+  public var metricsBindAddress: BindAddress
+
+  static let healthzPort: UInt16 = 10256
+  static let metricsPort: UInt16 = 10249
 
   // MARK: Underlay
 
@@ -105,6 +120,13 @@ public struct NodeSettings: Sendable, Equatable {
     masqueradeAll = given(\.masqueradeAll) ?? false
     localhostNodePorts = given(\.localhostNodePorts) ?? false
     nodePortAddresses = given(\.nodePortAddresses) ?? .all
+    loadBalancing = given(\.loadBalancing) ?? .random
+    affinityTableSize = given(\.affinityTableSize) ?? 1 << 16
+    tcpBeLiberal = given(\.tcpBeLiberal) ?? true
+    healthzBindAddress =
+      given(\.healthzBindAddress) ?? .at(SocketAddress(.v4(IPv4Address(0, 0, 0, 0)), port: Self.healthzPort))
+    metricsBindAddress =
+      given(\.metricsBindAddress) ?? .at(SocketAddress(.v4(IPv4Address(127, 0, 0, 1)), port: Self.metricsPort))
     underlayInterface = given(\.underlayInterface)
     mtu = given(\.mtu)
     neighbors = given(\.neighbors) ?? []

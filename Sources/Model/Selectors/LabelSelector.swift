@@ -47,9 +47,11 @@ public struct LabelSelector: Sendable, Hashable {
 }
 
 extension Field {
-  /// A label selector; nil where the field is absent, which is not the same as an empty selector.
+  /// A label selector; nil where the field is absent, which is not the same as an empty selector. An unknown key is
+  /// refused: without it the selector would select more than its author meant.
   public func labelSelector() -> LabelSelector? {
     guard exists, mapping() != nil else { return nil }
+    refuseUnknown(["matchLabels", "matchExpressions"])
     for (key, value) in self["matchLabels"].entries() {
       if !NameRule.qualifiedName.allows(key) {
         value.fail("\(quoted(key)) is not a valid label key: \(NameRule.qualifiedName.requirement)")
@@ -57,6 +59,7 @@ extension Field {
       _ = value.name(.labelValue)
     }
     let expressions: [LabelSelector.Requirement] = self["matchExpressions"].list { field in
+      field.refuseUnknown(["key", "operator", "values"])
       let key = field["key"].required().name(.qualifiedName)
       let op = field["operator"].required().choice(LabelSelector.Requirement.Operator.self)
       let values = field["values"].list { $0.name(.labelValue) }

@@ -10,8 +10,18 @@ import Glibc
 /// ingress stops it (NODE-3).
 public final class AFPacketPort: Port {
   public struct Options: Sendable {
-    /// The frames that can wait in the ring; rounded up to a multiple of 15, each 15 take 1 MiB.
-    public var slots = 120
+    /// Where super-frames wait to be taken.
+    public enum Place: Sendable {
+      /// In the ring, whose slots are as long: nothing is faster, and 15 slots take 1 MiB that cannot be swapped out.
+      case ring
+      /// In the socket's queue, from which each is taken by a system call, with this many octets of room. The ring's
+      /// slots are as long as the device's MTU wants: 585 take 1 MiB for Ethernet's.
+      case queue(Int)
+    }
+
+    public var superFrames = Place.queue(8 << 20)
+    /// The frames that can wait in the ring; rounded up to whole MiB.
+    public var slots = 585
     /// The network namespace of the device, `/run/netns/NAME` for example; nil for the current one.
     public var namespace: String?
     /// Classic BPF: only frames for which the program returns non-zero come in. Empty: all.
@@ -30,7 +40,9 @@ public final class AFPacketPort: Port {
     /// For the device that leads to the other nodes.
     public static var underlay: Options {
       var options = Options()
-      options.slots = 255
+      // A burst of some TCP windows in packets of the link.
+      options.superFrames = .queue(32 << 20)
+      options.slots = 4680
       return options
     }
   }
@@ -52,6 +64,11 @@ public final class AFPacketPort: Port {
   private let socket: Int32
   private let namespace: String?
   private var ring: PacketRing
+  /// Memory for super-frames from the socket's queue.
+  private let pool: FramePool
+  private var poolUsed = 0
+  private static let pooledFrames = 64
+  private static let pooledHeadroom = 146
   private let queue = TransmitQueue(headerLength: 10)
   private var counters = PortStatistics()
   private var emptyReceives = 0
@@ -84,15 +101,21 @@ public final class AFPacketPort: Port {
         detail: "\(options.slots) slots, \(options.filter.count) filter instructions",
         remedy: "choose 1 to 65535 slots and at most 4096 instructions")
     }
-    let blocks = (options.slots + PacketRing.slotsPerBlock - 1) / PacketRing.slotsPerBlock
-    let (device, socket, memory) = try inNamespace(options.namespace, device: label) {
-      () throws(PortError) -> (InterfaceDescription, Int32, UInt) in
+    let (device, socket, memory, slotSize, blocks) = try inNamespace(options.namespace, device: label) {
+      () throws(PortError) -> (InterfaceDescription, Int32, UInt, Int, Int) in
       let device = try find()
-      let (socket, memory) = try AFPacketPort.open(device, options, blocks: blocks)
-      return (device, socket, memory)
+      let slotSize =
+        if case .ring = options.superFrames { PacketRing.largestSlot } else { PacketRing.slotSize(mtu: device.mtu) }
+      let perBlock = PacketRing.blockSize / slotSize
+      let blocks = (options.slots + perBlock - 1) / perBlock
+      let (socket, memory) = try AFPacketPort.open(device, options, slotSize: slotSize, blocks: blocks)
+      return (device, socket, memory, slotSize, blocks)
     }
     self.socket = socket
-    ring = unsafe PacketRing(unsafe: UnsafeMutableRawPointer(bitPattern: memory)!, blocks: blocks)
+    ring = unsafe PacketRing(
+      unsafe: UnsafeMutableRawPointer(bitPattern: memory)!, blocks: blocks, slotSize: slotSize)
+    // Untouched where the ring has room for everything.
+    pool = FramePool(slots: AFPacketPort.pooledFrames, slotSize: PacketRing.largestSlot)
     name = device.name
     interfaceIndex = device.index
     mac = device.mac
@@ -108,18 +131,21 @@ public final class AFPacketPort: Port {
 
   /// The descriptor, and the address of the ring's memory.
   private static func open(
-    _ device: InterfaceDescription, _ options: Options, blocks: Int
+    _ device: InterfaceDescription, _ options: Options, slotSize: Int, blocks: Int
   ) throws(PortError) -> (Int32, UInt) {
     var memory: UnsafeMutableRawPointer?
     var step: UnsafePointer<CChar>?
     let result = unsafe options.filter.withUnsafeBufferPointer { filter in
       var raw = unsafe kalsae_packet_options()
       unsafe raw.ifindex = device.index
-      unsafe raw.slot_size = UInt32(PacketRing.slotSize)
+      unsafe raw.slot_size = UInt32(slotSize)
       unsafe raw.block_size = UInt32(PacketRing.blockSize)
       unsafe raw.blocks = UInt32(blocks)
       unsafe raw.reserve = UInt32(PacketRing.reserve)
       unsafe raw.send_buffer = UInt32(clamping: options.sendBuffer)
+      if case .queue(let octets) = options.superFrames, slotSize < PacketRing.largestSlot {
+        unsafe raw.receive_buffer = UInt32(clamping: min(max(octets, 1 << 16), Int(Int32.max) / 2))
+      }
       unsafe raw.promiscuous = options.promiscuous ? 1 : 0
       unsafe raw.qdisc_bypass = options.bypassQueueing ? 1 : 0
       unsafe raw.filter = filter.baseAddress
@@ -150,10 +176,22 @@ public final class AFPacketPort: Port {
     var received = 0
     var octets = 0
     var skipped = 0
-    while !batch.isFull {
-      let (filled, frame) = ring.take()
-      guard filled else { break }
-      guard let frame else {
+    var lost = 0
+    loop: while !batch.isFull {
+      let frame: Frame
+      switch ring.take(canCopy: poolUsed < AFPacketPort.pooledFrames) {
+      case .empty: break loop
+      case .frame(let found): frame = found
+      case .queued(let header):
+        guard let found = takeQueued(header) else {
+          skipped += 1
+          continue
+        }
+        frame = found
+      case .lost:
+        lost += 1
+        continue
+      case .unusable:
         skipped += 1
         continue
       }
@@ -163,9 +201,11 @@ public final class AFPacketPort: Port {
     }
     counters.receivedFrames += UInt64(received)
     counters.receivedOctets += UInt64(octets)
-    if skipped > 0 {
-      counters.receiveErrors += UInt64(skipped)
-      if received == 0 { ring.returnAll() }
+    counters.receiveErrors += UInt64(skipped)
+    counters.kernelDrops += UInt64(lost)
+    if received == 0, skipped + lost > 0 {
+      ring.returnAll()
+      poolUsed = 0
     }
     if received > 0 {
       if state == .down { state = .up }
@@ -177,8 +217,26 @@ public final class AFPacketPort: Port {
     return received
   }
 
+  /// Takes a super-frame from the socket's queue. The slots that say so stand in the same order as the queue.
+  private func takeQueued(_ header: kalsae_ring_frame) -> Frame? {
+    let start = AFPacketPort.pooledHeadroom - 10
+    let buffer = unsafe pool.address(poolUsed) + start
+    let count = unsafe kalsae_packet_take(socket, buffer, UInt(PacketRing.largestSlot - start))
+    guard count >= 10 + 14 else { return nil }
+    var frame = pool.frame(poolUsed, headroom: AFPacketPort.pooledHeadroom, length: count - 10)
+    poolUsed += 1
+    var vnet = VirtioHeader()
+    unsafe withUnsafeMutableBytes(of: &vnet) {
+      unsafe $0.copyMemory(from: UnsafeRawBufferPointer(start: buffer, count: 10))
+    }
+    guard vnet.describe(&frame) else { return nil }
+    frame.note(header)
+    return frame
+  }
+
   public func release(_ batch: inout FrameBatch) {
     ring.returnAll()
+    poolUsed = 0
     batch.removeAll()
   }
 

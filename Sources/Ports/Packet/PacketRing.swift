@@ -7,10 +7,13 @@ import Glibc
 /// V2, not V3: V2 wakes for each frame, V3 delivers a lone frame only at its block time-out.
 @safe
 struct PacketRing: ~Copyable {
-  /// Octets of a slot: 15 of them fill a block of 1 MiB, and the longest super-frame (65,549 octets) fits with headroom.
-  static var slotSize: Int { 69_904 }
+  /// Octets of a slot that the longest super-frame (65,549 octets) fits with headroom; 15 of them fill a block.
+  static var largestSlot: Int { 69_904 }
   static var blockSize: Int { 1 << 20 }
-  static var slotsPerBlock: Int { 15 }
+
+  /// Octets of a slot for frames of a device with this MTU: what the kernel puts before a frame, its link-layer header
+  /// with two tags, and room for an answer that is longer than its question.
+  static func slotSize(mtu: Int) -> Int { min(largestSlot, (mtu + 210 + 22 + 64 + 127) & ~127) }
   /// Where a slot's buffer begins: behind the kernel's header, so that the headroom is ours to write.
   static var bufferOffset: Int { 64 }
   /// The room that the kernel leaves before a frame. With its own header (52 octets, aligned) and the vnet header the
@@ -19,6 +22,8 @@ struct PacketRing: ~Copyable {
 
   private let base: UnsafeMutableRawPointer
   private let blocks: Int
+  private let slotSize: Int
+  private let slotsPerBlock: Int
   let slots: Int
   /// The next slot to look at.
   private var next = 0
@@ -26,53 +31,68 @@ struct PacketRing: ~Copyable {
   private var first = 0
   private var outstanding = 0
 
-  init(unsafe base: UnsafeMutableRawPointer, blocks: Int) {
+  init(unsafe base: UnsafeMutableRawPointer, blocks: Int, slotSize: Int) {
     unsafe self.base = base
     self.blocks = blocks
-    slots = blocks * PacketRing.slotsPerBlock
+    self.slotSize = slotSize
+    slotsPerBlock = PacketRing.blockSize / slotSize
+    slots = blocks * slotsPerBlock
   }
 
   deinit { unsafe munmap(base, blocks * PacketRing.blockSize) }
 
   @inline(__always)
   private func address(_ slot: Int) -> UnsafeMutableRawPointer {
-    let (block, position) = slot.quotientAndRemainder(dividingBy: PacketRing.slotsPerBlock)
-    return unsafe base + (block * PacketRing.blockSize + position * PacketRing.slotSize)
+    let (block, position) = slot.quotientAndRemainder(dividingBy: slotsPerBlock)
+    return unsafe base + (block * PacketRing.blockSize + position * slotSize)
   }
 
-  /// Takes the next filled slot, if there is one. `frame` is nil where the slot holds nothing usable.
+  /// What a look at the next slot finds.
+  enum Look {
+    /// Nothing has come.
+    case empty
+    case frame(Frame)
+    /// A frame that is too long for the slot waits in the socket's queue; the slot holds what is known of it.
+    case queued(kalsae_ring_frame)
+    /// A frame that is too long for the slot, and the socket's queue had no room for it.
+    case lost
+    /// Nothing usable.
+    case unusable
+  }
+
+  /// Looks at the next slot and takes it if it is filled. `canCopy`: whether there is room for a frame from the socket's
+  /// queue; without, such a slot stays for the next time.
   @inline(__always)
-  mutating func take() -> (filled: Bool, frame: Frame?) {
-    guard outstanding < slots else { return (false, nil) }
+  mutating func take(canCopy: Bool) -> Look {
+    guard outstanding < slots else { return .empty }
     let slot = unsafe address(next)
-    guard unsafe kalsae_ring_status(slot) & Status.user != 0 else { return (false, nil) }
+    guard unsafe kalsae_ring_status(slot) & Status.user != 0 else { return .empty }
     var header = kalsae_ring_frame()
     unsafe kalsae_ring_read(slot, &header)
+    let isQueued = header.status & Status.copied != 0
+    if isQueued, !canCopy { return .empty }
     let index = next
     next = next + 1 == slots ? 0 : next + 1
     outstanding += 1
+    if isQueued { return .queued(header) }
 
     let offset = Int(header.mac_offset)
     let length = Int(header.captured)
-    guard header.length == header.captured, offset >= PacketRing.bufferOffset + Headroom.minimum, length >= 14,
-      offset + length <= PacketRing.slotSize
-    else { return (true, nil) }
+    guard header.length == header.captured else { return .lost }
+    guard offset >= PacketRing.bufferOffset + Headroom.minimum, length >= 14, offset + length <= slotSize else {
+      return .unusable
+    }
     var frame = unsafe Frame(
-      unsafe: slot + PacketRing.bufferOffset, capacity: PacketRing.slotSize - PacketRing.bufferOffset,
+      unsafe: slot + PacketRing.bufferOffset, capacity: slotSize - PacketRing.bufferOffset,
       start: offset - PacketRing.bufferOffset, length: length, slot: index)
-    frame.timestamp = header.timestamp
     // The vnet header that AF_PACKET writes has ten octets and lies right before the frame.
     var vnet = VirtioHeader()
     unsafe withUnsafeMutableBytes(of: &vnet) {
       unsafe $0.copyMemory(from: UnsafeRawBufferPointer(start: slot + (offset - 10), count: 10))
     }
-    guard vnet.describe(&frame) else { return (true, nil) }
-    if header.status & Status.checksumValid != 0 { frame.flags.insert(.checksumVerified) }
-    if header.status & Status.tagValid != 0 {
-      let known = header.status & Status.tagTypeValid != 0
-      frame.restoreTag(tpid: known ? header.vlan_tpid : 0x8100, tci: header.vlan_tci)
-    }
-    return (true, frame)
+    guard vnet.describe(&frame) else { return .unusable }
+    frame.note(header)
+    return .frame(frame)
   }
 
   /// Returns every slot that was taken to the kernel.
@@ -89,12 +109,24 @@ struct PacketRing: ~Copyable {
 /// Bits of `tp_status` (TP_STATUS_… of linux/if_packet.h).
 private enum Status {
   static var user: UInt32 { 1 }
+  static var copied: UInt32 { 1 << 1 }
   static var tagValid: UInt32 { 1 << 4 }
   static var tagTypeValid: UInt32 { 1 << 6 }
   static var checksumValid: UInt32 { 1 << 7 }
 }
 
 extension Frame {
+  /// Notes what the ring's header says beyond the vnet header.
+  @inline(__always)
+  mutating func note(_ header: kalsae_ring_frame) {
+    timestamp = header.timestamp
+    if header.status & Status.checksumValid != 0 { flags.insert(.checksumVerified) }
+    if header.status & Status.tagValid != 0 {
+      let known = header.status & Status.tagTypeValid != 0
+      restoreTag(tpid: known ? header.vlan_tpid : 0x8100, tci: header.vlan_tci)
+    }
+  }
+
   /// Puts the VLAN tag that the kernel stripped back where it was on the wire (TUN-10). The frame then is as it came,
   /// so `vlanStripped` stays clear; the tag is noted in `vlanTPID` and `vlanTCI` as well.
   mutating func restoreTag(tpid: UInt16, tci: UInt16) {

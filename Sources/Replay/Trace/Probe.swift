@@ -1,3 +1,4 @@
+import Dataplane
 import FoundationEssentials
 
 /// A question: what would become of the first packet of a flow?
@@ -109,8 +110,44 @@ public struct ProbeAnswer: Encodable, Sendable, Equatable {
   public var out: Out?
   /// What was decided, in order, and why.
   public var steps: [Step]
+  public var service: Service
+  public var policy: Policy
 
-  private enum Key: String, CodingKey { case verdict, reason, out, steps }
+  private enum Key: String, CodingKey { case verdict, reason, out, steps, service, policy }
+
+  /// What the services say, whether or not there is a way to the endpoint.
+  public struct Service: Encodable, Sendable, Equatable {
+    /// `namespace/name:port`; nil: no service has the address and port.
+    public var name: String?
+    /// translate, reject, drop or none.
+    public var verdict: String
+    /// Every endpoint that the packet could go to, sorted.
+    public var endpoints: [String]
+    /// Whether the endpoint sees an address of the node.
+    public var masquerade: Bool
+
+    private enum Key: String, CodingKey { case name, verdict, endpoints, masquerade }
+
+    public func encode(to encoder: any Encoder) throws {
+      var fields = encoder.container(keyedBy: Key.self)
+      try fields.encode(name, forKey: .name)
+      try fields.encode(verdict, forKey: .verdict)
+      try fields.encode(endpoints, forKey: .endpoints)
+      try fields.encode(masquerade, forKey: .masquerade)
+    }
+  }
+
+  /// What network policies say of both ends, whichever node enforces them.
+  public struct Policy: Encodable, Sendable, Equatable {
+    public enum Verdict: String, Encodable, Sendable { case allow, deny }
+
+    public var egress: Verdict
+    public var ingress: Verdict
+    /// The policies that select the source for egress, sorted.
+    public var egressPolicies: [String]
+    /// The policies that select the destination, after translation, for ingress, sorted.
+    public var ingressPolicies: [String]
+  }
 
   public func encode(to encoder: any Encoder) throws {
     var fields = encoder.container(keyedBy: Key.self)
@@ -118,6 +155,8 @@ public struct ProbeAnswer: Encodable, Sendable, Equatable {
     try fields.encode(reason, forKey: .reason)
     try fields.encode(out, forKey: .out)
     try fields.encode(steps, forKey: .steps)
+    try fields.encode(service, forKey: .service)
+    try fields.encode(policy, forKey: .policy)
   }
 
   /// The answer as one JSON object on one line, or in lines for people.
@@ -153,4 +192,13 @@ private func lineJSON(_ value: some Encodable) -> String {
   encoder.outputFormatting = [.sortedKeys, .withoutEscapingSlashes]
   guard let data = try? encoder.encode(value) else { return "{}" }
   return String(decoding: data, as: UTF8.self)
+}
+
+extension ProbeAnswer.Service {
+  init(_ decision: ServiceDecision) {
+    self.init(
+      name: decision.name, verdict: decision.verdict.rawValue,
+      endpoints: decision.endpoints.map(\.description).sorted(),
+      masquerade: decision.masquerade)
+  }
 }

@@ -13,6 +13,8 @@ struct TraceStory {
   private var wasAnswered = false
   private var routeAction: RouteAction?
   private var out: ProbeAnswer.Out?
+  private var service = ServiceDecision(verdict: .none)
+  var policy: ProbeAnswer.Policy?
 
   init(node: VirtualNode, from: ProbeEndpoint, to: ProbeEndpoint) {
     self.node = node
@@ -44,7 +46,9 @@ struct TraceStory {
       verdict = .drop
       reason = .neighbourPending
     }
-    return ProbeAnswer(verdict: verdict, reason: reason?.name, out: out, steps: steps)
+    return ProbeAnswer(
+      verdict: verdict, reason: reason?.name, out: out, steps: steps, service: ProbeAnswer.Service(service),
+      policy: policy ?? policyAnswer(egress: true, ingress: true, destination: to.address))
   }
 
   /// Whether what leaves by a port has arrived: at a pod, or at the host that has the address.
@@ -65,6 +69,18 @@ struct TraceStory {
     case .flowMissing: note("flow", "no flow is known: the packet is classified")
     case .flowStale: note("flow", "what the flow was decided from has changed: the packet is classified again")
     case .sourceAccepted: note("source", sourceText)
+    case .serviceDecided(let decision):
+      service = decision
+      noteService(decision)
+    case .policyDecided(let egress, let ingress, let destination):
+      notePolicy(egress: egress, ingress: ingress, destination: destination)
+    case .translated(let address, let port, let masquerade):
+      note(
+        "translate",
+        "to \(ServicePort.Endpoint(address, port))\(masquerade.map { ", from \($0), an address of this node" } ?? "")")
+    case .resetSent:
+      wasReported = true
+      note("error", "the sender is told: TCP reset")
     case .routed(let prefix, let action):
       routeAction = action
       note("route", "\(prefix): \(routeText(prefix, action))")

@@ -30,7 +30,7 @@ public final class VirtualNode {
     }
     let settings = state.settings(ofNode: name)
     dataPath = DataPath(workers: 1, flowLimit: flowLimit ?? settings.flowTableSize)
-    compiler = NodeCompiler(node: name, derivesNeighbours: true)
+    compiler = NodeCompiler(node: name, derivesNeighbours: true, explains: true)
     compiler.apply(VirtualNode.changes(state, macs: macs))
     let underlayMAC = macs["underlay"] ?? MACAddress(derivedFrom: name)
     let mtu = settings.mtu ?? 1500
@@ -95,6 +95,8 @@ public final class VirtualNode {
       if let mac = macs["\(pod.namespace)/\(pod.name)"] { pod.attachment.macAddress = mac }
       resources.append(pod.resource)
     }
+    resources += state.services.values.map(\.resource) + state.endpointSlices.values.map(\.resource)
+    resources += state.networkPolicies.values.map(\.resource)
     return Change.ordered(resources.map(Change.upsert))
   }
 

@@ -230,6 +230,11 @@ private func problem(
     if u16(octets, 6) != 0, isWrong() { return "UDP checksum" }
     guard u16(octets, 2) == 4789 || u16(octets, 2) == 6081, u16(octets, 0) >= 0xc000 else { return nil }
     return problem(behindEthernet: Array(octets[16...]), isFinished)
+  case 132:
+    guard octets.count >= 12 else { return "no SCTP header" }
+    let found = (0..<4).reduce(UInt32(0)) { $0 | UInt32(octets[8 + $1]) << (8 * UInt32($1)) }
+    let computed = slowCRC32c(Array(octets[..<8]) + [0, 0, 0, 0] + Array(octets[12...]))
+    return isFinished && found != computed ? "SCTP checksum" : nil
   default: return nil
   }
 }

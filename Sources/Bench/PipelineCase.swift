@@ -1,0 +1,101 @@
+import Addresses
+import Compiler
+import Dataplane
+import Model
+
+/// A way through the pipeline that is measured, with the check of what comes out.
+public struct PipelineCase: Sendable {
+  public let name: String
+  let shape: BenchNode.Shape
+  let kind: Kind
+  let isIPv6: Bool
+
+  enum Kind: Sendable {
+    /// A pod sends to pods of other nodes.
+    case send
+    /// Tunnel packets from other nodes reach the pod.
+    case receive
+    /// A pod sends to services.
+    case service
+    /// Answers of services' endpoints reach the pod.
+    case reply
+    /// A pod asks for the address of its gateway.
+    case arp
+    /// As `service`, and every packet is the first of its flow.
+    case newFlow
+    /// A pod sends to services that have no endpoint.
+    case reject
+  }
+
+  private init(
+    _ name: String, _ kind: Kind, tunnel: IPPool.Tunnel? = nil, services: Int = 0, endpoints: Int = 10, rules: Int = 0,
+    isIPv6: Bool = false
+  ) {
+    self.name = name
+    self.kind = kind
+    self.isIPv6 = isIPv6
+    shape = BenchNode.Shape(tunnel: tunnel, services: services, endpoints: endpoints, rules: rules)
+  }
+
+  public static let all: [PipelineCase] = [
+    PipelineCase("forward", .send),
+    PipelineCase("forward6", .send, isIPv6: true),
+    PipelineCase("ipip-encap", .send, tunnel: .ipip),
+    PipelineCase("ipip-decap", .receive, tunnel: .ipip),
+    PipelineCase("vxlan-encap", .send, tunnel: .vxlan),
+    PipelineCase("vxlan-decap", .receive, tunnel: .vxlan),
+    PipelineCase("gre-encap", .send, tunnel: .gre),
+    PipelineCase("gre-decap", .receive, tunnel: .gre),
+    PipelineCase("geneve-encap", .send, tunnel: .geneve),
+    PipelineCase("geneve-decap", .receive, tunnel: .geneve),
+    PipelineCase("service", .service, services: 1000),
+    PipelineCase("service-reply", .reply, services: 1000),
+    PipelineCase("policy", .send, rules: 1000),
+    PipelineCase("service+vxlan", .service, tunnel: .vxlan, services: 1000),
+    PipelineCase("service+policy+vxlan", .service, tunnel: .vxlan, services: 1000, rules: 1000),
+    PipelineCase("vxlan-decap+policy", .receive, tunnel: .vxlan, rules: 1000),
+    PipelineCase("arp-reply", .arp),
+    PipelineCase("new-flow", .newFlow, services: 1000, rules: 1000),
+    PipelineCase("reject", .reject, services: 1000, endpoints: 0),
+  ]
+
+  /// The packets of `flows` flows, in frames of `size` octets before any tunnel.
+  func packets(_ node: BenchNode, flows: Int, size: Int) -> [[UInt8]] {
+    switch kind {
+    case .arp: return [Packets.arpRequest(from: node)]
+    case .send:
+      return (0..<flows).map { flow in
+        Packets.udp(
+          pod(isIPv6), remote(flow), ports: ports(flow), size: size, sourceMAC: node.podMAC,
+          destinationMAC: PodAttachment.hostMAC)
+      }
+    case .service, .newFlow, .reject:
+      return (0..<flows).map { flow in
+        Packets.udp(
+          pod(false), .v4(BenchNode.clusterIP(flow % shape.services)), ports: (ports(flow).0, 53), size: size,
+          sourceMAC: node.podMAC, destinationMAC: PodAttachment.hostMAC)
+      }
+    case .receive:
+      return (0..<flows).map { flow in
+        let inner = Packets.udp(
+          remote(flow), pod(false), ports: ports(flow), size: size, sourceMAC: .zero, destinationMAC: .zero)
+        return Packets.encapsulated(inner, shape.tunnel ?? .vxlan, from: flow % shape.peers)
+      }
+    case .reply: return []
+    }
+  }
+
+  private func pod(_ isIPv6: Bool) -> IPAddress {
+    isIPv6 ? .v6(BenchNode.podAddress6) : .v4(BenchNode.podAddress)
+  }
+
+  private func remote(_ flow: Int) -> IPAddress {
+    let (peer, host) = (flow % shape.peers, flow / shape.peers)
+    return isIPv6 ? .v6(BenchNode.remote6(peer, host % 250)) : .v4(BenchNode.remote(peer, host))
+  }
+
+  /// Distinct for every flow that has the same addresses.
+  private func ports(_ flow: Int) -> (UInt16, UInt16) {
+    (UInt16(1024 + flow % 64_000), UInt16(1 + flow / 64_000 + flow / (shape.peers * 250) % 1000))
+  }
+}

@@ -1,0 +1,49 @@
+import Addresses
+
+extension Core {
+  /// Whether policy lets a connection be: the source's egress and the destination's ingress (NP-6), by the addresses
+  /// before source translation and after destination translation (NP-10).
+  func policyProblem(
+    source: IPAddress, sourcePod: UInt32, destination: IPAddress, destinationPod: UInt32, transport: UInt8,
+    port: UInt16, _ tables: borrowing Tables
+  ) -> DropReason? {
+    guard sourcePod != 0 || destinationPod != 0 else { return nil }
+    // NP-7: a pod and itself, a pod and its own node.
+    if source == destination { return nil }
+    if sourcePod != 0, tables.podAddresses.find(source) != nil, tables.localAddresses.find(destination) == nil {
+      let group = tables.policies.records[Int(sourcePod)].egress
+      if group != 0,
+        !tables.policies.allows(group, peer: destination, pod: destinationPod, transport: transport, port: port)
+      {
+        return .policyEgress
+      }
+    }
+    if destinationPod != 0, tables.podAddresses.find(destination) != nil, tables.localAddresses.find(source) == nil {
+      let group = tables.policies.records[Int(destinationPod)].ingress
+      if group != 0,
+        !tables.policies.allows(group, peer: source, pod: sourcePod, transport: transport, port: port)
+      {
+        return .policyIngress
+      }
+    }
+    return nil
+  }
+
+  /// Records what both sides' policies say, whichever node enforces them.
+  mutating func tracePolicy(
+    source: IPAddress, _ sourcePod: UInt32, destination: IPAddress, _ destinationPod: UInt32, _ transport: UInt8,
+    _ port: UInt16, _ tables: borrowing Tables
+  ) {
+    func allows(_ group: PolicyGroupIndex, _ peer: IPAddress, _ pod: UInt32) -> Bool {
+      group == 0 || source == destination
+        || tables.policies.allows(group, peer: peer, pod: pod, transport: transport, port: port)
+    }
+    let egress =
+      sourcePod == 0 || tables.localAddresses.find(destination) != nil
+      || allows(tables.policies.records[Int(sourcePod)].egress, destination, destinationPod)
+    let ingress =
+      destinationPod == 0 || tables.localAddresses.find(source) != nil
+      || allows(tables.policies.records[Int(destinationPod)].ingress, source, sourcePod)
+    record(.policyDecided(egress: egress, ingress: ingress, destination: destination))
+  }
+}

@@ -1,0 +1,187 @@
+import Addresses
+
+/// What the services say about a new connection.
+enum ServiceOutcome {
+  /// The destination belongs to no service.
+  case none
+  /// Goes to an endpoint; with `masquerade` from an address of the node.
+  case translate(BackendIndex, masquerade: Bool)
+  /// The packet was dropped or rejected.
+  case refused
+}
+
+/// Who opens a connection, as far as services treat them differently (KP-33).
+enum ServiceOrigin {
+  /// A pod of this node.
+  case pod
+  /// The node itself.
+  case node
+  /// Anybody else, pods of other nodes too.
+  case outside
+}
+
+extension Core {
+  /// Finds the service that a first packet is for, and an endpoint for it.
+  mutating func balance(
+    _ index: Int, _ tail: FlowKeyTail, source: IPAddress, destination: IPAddress, _ batch: inout FrameBatch,
+    _ tables: borrowing Tables
+  ) -> ServiceOutcome {
+    let found =
+      tail.isQuery
+      ? nil
+      : tables.frontend(
+        destination, isIPv6: contexts[index].isIPv6, transport: tail.transport, port: tail.destinationPort)
+    guard let found else { return unknownService(index, destination, &batch, tables) }
+    let frontend = tables.services.frontendRecords[Int(found)]
+    let service = tables.services.services[Int(frontend.service)]
+    let name = isTracing ? tables.services.name(of: frontend.service) : ""
+    let kind = Frontend.Kind(rawValue: frontend.kind) ?? .clusterIP
+    let origin = origin(of: source, tables)
+    // KP-30: nobody could answer, so whoever asks is told.
+    guard service.clusterCount > 0 || service.localCount > 0 else {
+      record(.serviceDecided(ServiceDecision(name: name, verdict: .reject)))
+      refuse(index, .noEndpoint, &batch, tables)
+      return .refused
+    }
+    if frontend.hasSourceRanges, kind == .loadBalancer, let ranges = tables.services.ranges(of: found) {
+      // KP-38: the node's own traffic counts as coming from the address itself.
+      let client = origin == .node ? destination : source
+      guard ranges.contains(where: { $0.contains(client) }) else {
+        record(.serviceDecided(ServiceDecision(name: name, verdict: .drop)))
+        drop(index, .sourceRange, batch)
+        return .refused
+      }
+    }
+    let isLocalOnly = frontend.isLocal && (kind == .clusterIP || origin == .outside)
+    guard isLocalOnly ? service.localCount > 0 : service.clusterCount > 0 else {
+      // KP-31: others could answer, so the client should try elsewhere.
+      if isLocalOnly, service.clusterCount > 0 {
+        record(.serviceDecided(ServiceDecision(name: name, verdict: .drop)))
+        drop(index, .noLocalEndpoint, batch)
+      } else {
+        record(.serviceDecided(ServiceDecision(name: name, verdict: .reject)))
+        refuse(index, .noEndpoint, &batch, tables)
+      }
+      return .refused
+    }
+    let backend = choose(
+      index, frontend.service, service, isLocal: isLocalOnly, source: source, destination: destination, tail, tables)
+    var masquerade: Bool
+    switch kind {
+    // KP-34
+    case .clusterIP: masquerade = tables.settings.masqueradeAll || isForeign(source, tables)
+    // KP-32, KP-33
+    case .externalIP, .loadBalancer, .nodePort: masquerade = frontend.isLocal ? origin == .node : true
+    }
+    // KP-35: an endpoint that calls itself must not see its own address answer.
+    if tables.services.backends[Int(backend)].address == source { masquerade = true }
+    if isTracing {
+      trace.append(
+        .serviceDecided(
+          ServiceDecision(
+            name: name, verdict: .translate,
+            endpoints: tables.services.endpoints(of: frontend.service, isLocal: isLocalOnly), masquerade: masquerade)))
+    }
+    return .translate(backend, masquerade: masquerade)
+  }
+
+  /// KP-37.
+  private mutating func unknownService(
+    _ index: Int, _ destination: IPAddress, _ batch: inout FrameBatch, _ tables: borrowing Tables
+  ) -> ServiceOutcome {
+    if destination == Core.localhost {
+      // KP-24: what reaches the node here is for a NodePort, or for nobody.
+      record(.serviceDecided(ServiceDecision(verdict: .drop)))
+      drop(index, .invalidDestination, batch)
+      return .refused
+    }
+    if tables.services.isKnown(destination) {
+      record(.serviceDecided(ServiceDecision(verdict: .reject)))
+      refuse(index, .noServicePort, &batch, tables)
+      return .refused
+    }
+    if tables.services.serviceBlocks.contains(where: { $0.contains(destination) }) {
+      record(.serviceDecided(ServiceDecision(verdict: .drop)))
+      drop(index, .noService, batch)
+      return .refused
+    }
+    record(.serviceDecided(ServiceDecision(verdict: .none)))
+    return .none
+  }
+
+  /// The address that NodePorts are served on for the node itself, where that is wanted (KP-24).
+  static var localhost: IPAddress { .v4(IPv4Address(127, 0, 0, 1)) }
+
+  /// Who a packet is from. What comes from the underlay is from elsewhere, whatever it says.
+  private func origin(of source: IPAddress, _ tables: borrowing Tables) -> ServiceOrigin {
+    switch PortRole(rawValue: ingressRecord.role) {
+    case .pod: return .pod
+    case .host: return .node
+    case .underlay: return .outside
+    case .wire, nil:
+      if tables.podAddresses.find(source) != nil { return .pod }
+      return tables.localAddresses.find(source) != nil ? .node : .outside
+    }
+  }
+
+  /// Whether a source is no pod of the cluster, by the cluster's blocks; without blocks nobody is foreign (KP-34).
+  private func isForeign(_ source: IPAddress, _ tables: borrowing Tables) -> Bool {
+    let blocks = tables.settings.clusterCIDRs
+    var isOfFamily = false
+    for block in blocks where block.family == source.family {
+      if block.contains(source) { return false }
+      isOfFamily = true
+    }
+    return isOfFamily
+  }
+
+  /// An endpoint of the set for a new connection (KP-15, KP-50).
+  private mutating func choose(
+    _ index: Int, _ number: ServiceIndex, _ service: ServiceRecord, isLocal: Bool, source: IPAddress,
+    destination: IPAddress, _ tail: FlowKeyTail, _ tables: borrowing Tables
+  ) -> BackendIndex {
+    let first = Int(service.list) + (isLocal ? Int(service.clusterCount) : 0)
+    let count = Int(isLocal ? service.localCount : service.clusterCount)
+    if service.affinity > 0,
+      let kept = affinity.find(source, number, second: second),
+      tables.services.backends[Int(kept.backend)].generation == kept.generation
+    {
+      // Eligible still means: in the set that this connection may use.
+      for position in first..<first + count where tables.services.lists[position] == kept.backend {
+        affinity.store(source, number, kept.backend, kept.generation, second: second, timeout: service.affinity)
+        return kept.backend
+      }
+    }
+    let backend: BackendIndex
+    let size = isLocal ? service.localMaglevSize : service.clusterMaglevSize
+    if size > 0 {
+      // The zone is left out: other nodes, where the connection may come in next, have other zones.
+      let hash = mix(mix(source.word, destination.word), tail.word & 0xff_ffff_ffff)
+      let table = Int(service.maglev) + (isLocal ? Int(service.clusterMaglevSize) : 0)
+      backend = tables.services.lists[table + Int(hash % UInt64(size))]
+    } else {
+      backend = tables.services.lists[first + random.below(count)]
+    }
+    if service.affinity > 0 {
+      affinity.store(
+        source, number, backend, tables.services.backends[Int(backend)].generation, second: second,
+        timeout: service.affinity)
+    }
+    return backend
+  }
+}
+
+/// A sequence of numbers that nobody could guess who does not know the seed, and that is the same for the same seed.
+struct RandomSource: BitwiseCopyable {
+  private var state: UInt64
+
+  init(seed: UInt64) { state = seed }
+
+  mutating func next() -> UInt64 {
+    state &+= 0x9e37_79b9_7f4a_7c15
+    return mix(state, state ^ 0xd6e8_feb8_6659_fd93)
+  }
+
+  /// A number from 0 up to but not including `bound`, all equally likely.
+  mutating func below(_ bound: Int) -> Int { Int(next().multipliedFullWidth(by: UInt64(bound)).high) }
+}
