@@ -14,6 +14,8 @@ public struct ReplayError: Error, Sendable, Equatable, CustomStringConvertible {
     /// Reading or writing failed.
     case io
     case permission
+    /// A signal has come.
+    case interrupted
   }
 
   public var kind: Kind

@@ -148,6 +148,7 @@ public final class ReplayRun {
   {
     let size = sources.reduce(0) { $0 + $1.capture.size }
     var packets: UInt64 = 0
+    var reported: UInt64 = 0
     var batches = 0
     while let (source, horizon, first) = nextSource() {
       let now = max(first, 1)
@@ -158,7 +159,8 @@ public final class ReplayRun {
       batches += 1
       lastTime = max(lastTime, first)
       firstTime = min(firstTime, first)
-      guard batches & 0xff == 0 else { continue }
+      guard batches & 0xff == 0 || packets >= reported + 8192 else { continue }
+      reported = packets
       try progress(
         ReplayProgress(packets: packets, position: sources.reduce(0) { $0 + $1.capture.position }, size: size))
       for file in files { if let problem = file.problem { throw ReplayError(problem) } }

@@ -12,6 +12,7 @@ struct Failure: Error {
     case io = 74
     case running = 75
     case permission = 77
+    case interrupted = 130
   }
 
   var status: Status
@@ -31,6 +32,7 @@ struct Failure: Error {
       case .missing: .missing
       case .io: .io
       case .permission: .permission
+      case .interrupted: .interrupted
       }
     self.init(status, error.message)
   }

@@ -11,10 +11,12 @@ struct CommandTests {
     var error: String
   }
 
+  private let program = URL(filePath: "/proc/self/exe").resolvingSymlinksInPath().deletingLastPathComponent()
+    .appending(path: "kalsae")
+
   private func kalsae(_ arguments: [String], input: String = "") throws -> Result {
     let process = Process()
-    process.executableURL = URL(filePath: "/proc/self/exe").resolvingSymlinksInPath().deletingLastPathComponent()
-      .appending(path: "kalsae")
+    process.executableURL = program
     process.arguments = arguments
     let output = Pipe()
     let error = Pipe()
@@ -161,6 +163,35 @@ struct CommandTests {
       #expect(result.status == 0)
       #expect(result.error.contains("warning: \(cut.path): cannot read the capture beyond octet"))
       #expect(result.output.contains("7 packets"))
+    }
+  }
+
+  @Test("A replay that is interrupted leaves no file behind")
+  func interrupted() throws {
+    try withFolder { folder in
+      // What is written after the end of the other side is an error, not a signal.
+      _ = signal(SIGPIPE, SIG_IGN)
+      // A pipe that nobody writes to any more: the replay waits for the rest of it.
+      let pipe = folder.appending(path: "pipe").path
+      let made = unsafe mkfifo(pipe, 0o600)
+      #expect(made == 0)
+      let out = folder.appending(path: "out").path
+      let process = Process()
+      process.executableURL = program
+      process.arguments = ["replay"] + state + ["default/a=\(pipe)", "--out", out]
+      process.standardError = FileHandle.nullDevice
+      try process.run()
+      let writer = try FileHandle(forWritingTo: URL(filePath: pipe))
+      let capture = try Data(contentsOf: direct.appending(path: "ports/default_a.pcap"))
+      // Far more packets than fit the pipe and the buffers on the way, so that some were sent by then.
+      try writer.write(contentsOf: capture)
+      for _ in 0..<2000 { try writer.write(contentsOf: capture.dropFirst(24)) }
+      process.interrupt()
+      for _ in 0..<4000 where process.isRunning { try? writer.write(contentsOf: capture.dropFirst(24)) }
+      try writer.close()
+      process.waitUntilExit()
+      #expect(process.terminationStatus == 130)
+      #expect(try FileManager.default.contentsOfDirectory(atPath: out).isEmpty)
     }
   }
 

@@ -114,7 +114,8 @@ public final class CapturePort: Port {
       unsafe (pool.address(0) + used + CapturePort.headroom).copyMemory(from: bytes, byteCount: length)
       frame.timestamp = timestamp
       let wireLength = unsafe header.pointee.len
-      frame.wireLength = max(wireLength, frame.length)
+      // A damaged file may say anything; what is pushed before the packet must still fit.
+      frame.wireLength = max(min(wireLength, 1 << 30), frame.length)
       if frame.wireLength > frame.length { frame.flags.insert(.truncated) }
       guard linkLayer.convert(&frame) else {
         statistics.receiveErrors += 1

@@ -4,6 +4,11 @@ import Glibc
 
 func fileExists(_ path: String) -> Bool { unsafe access(path, F_OK) == 0 }
 
+func isRegularFile(_ path: String) -> Bool {
+  var status = stat()
+  return unsafe stat(path, &status) == 0 && status.st_mode & S_IFMT == S_IFREG
+}
+
 func isDirectory(_ path: String) -> Bool {
   var status = stat()
   return unsafe stat(path, &status) == 0 && status.st_mode & S_IFMT == S_IFDIR

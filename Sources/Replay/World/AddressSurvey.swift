@@ -27,7 +27,7 @@ struct AddressSurvey {
     _ path: String, _ body: (borrowing EthernetHeader, IPAddress, IPAddress) -> MACAddress?
   ) -> MACAddress? {
     // What is wrong with the file is told when it is replayed. A pipe can be read only once.
-    guard let capture = try? CapturePort(path: path), capture.size > 0 else { return nil }
+    guard isRegularFile(path), let capture = try? CapturePort(path: path) else { return nil }
     var batch = FrameBatch()
     var seen = 0
     while seen < depth, capture.receive(into: &batch) > 0 {

@@ -1,4 +1,5 @@
 import ArgumentParser
+import CLinux
 import Replay
 
 extension Kalsae {
@@ -109,8 +110,10 @@ extension Kalsae {
     }
 
     private func replay(_ request: ReplayRequest, _ line: inout ProgressLine) throws(ReplayError) -> ReplayReport {
+      kalsae_note_interruption()
       let replay = try ReplayRun(request)
-      return try replay.run { progress in
+      return try replay.run { progress throws(ReplayError) in
+        if kalsae_interruption() != 0 { throw ReplayError(.interrupted, "interrupted; no file was written") }
         line.show { seconds in
           let rate = Double(progress.packets) / max(seconds, 0.001) / 1e6
           let share = progress.size > 0 ? "\(progress.position * 100 / progress.size) %, " : ""
