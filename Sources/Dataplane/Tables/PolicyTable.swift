@@ -72,12 +72,12 @@ struct PolicyTable: ~Copyable {
     var generation: UInt32
   }
 
-  private var pods = AddressTable()
+  private(set) var pods = AddressTable()
   private(set) var records = Memory<PodRecord>(count: 1024)
   private var recordCount = 1
   private var free: [UInt32] = []
 
-  private var entries = AddressTable()
+  private(set) var entries = AddressTable()
   /// Bit n set: some entry has port length n.
   private var lengths: UInt32 = 1
   private var lengthCounts = [Int](repeating: 0, count: 17)
@@ -85,14 +85,14 @@ struct PolicyTable: ~Copyable {
   private var memberCount = 0
 
   /// The blocks in use, by longest prefix.
-  private var blocks = AddressTable()
+  private(set) var blocks = AddressTable()
   private var blockLengths4 = PrefixLengths()
   private var blockLengths6 = PrefixLengths()
   private var blockNumbers: [IPPrefix: UInt32] = [:]
   private var freeBlocks: [UInt32] = []
 
   /// Who is in each group's entries, so that they can be changed one by one.
-  private var installed: [PolicyGroupIndex: Set<PolicyEntry>] = [:]
+  private(set) var installed: [PolicyGroupIndex: Set<PolicyEntry>] = [:]
 
   private static var blockFlag: UInt32 { 1 << 31 }
 

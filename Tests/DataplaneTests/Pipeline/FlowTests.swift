@@ -56,7 +56,7 @@ import Testing
     let packets = [
       udp(a, bench.remote(10, family)), udp(a, bench.remote(11, family)), udp(a, bench.remote(10, family), from: 1),
       udp(a, bench.remote(10, family), to: 1), tcp(a, bench.remote(10, family), from: 1000, to: 2000, Flag.syn),
-      ip(a, bench.remote(10, family), 132, u16(1000) + u16(2000) + [UInt8](repeating: 0, count: 8)),
+      sctp(a, bench.remote(10, family)),
       ip(a, bench.remote(10, family), 50, [UInt8](repeating: 0, count: 8)),
     ]
     for packet in packets {
