@@ -167,7 +167,7 @@ struct TraceTests {
     let answer = try tracer("direct").answer(Probe(json: line.utf8))
     #expect(!answer.json(pretty: false).contains("\n"))
     let object = try JSONSerialization.jsonObject(with: Data(answer.json(pretty: false).utf8)) as? [String: Any]
-    #expect(Set(object?.keys.map { $0 } ?? []) == ["verdict", "reason", "out", "steps"])
+    #expect(Set(object?.keys.map { $0 } ?? []) == ["verdict", "reason", "out", "steps", "service", "policy"])
   }
 
   @Test("An unknown node is told with the nearest name")

@@ -83,7 +83,8 @@ import Testing
     let node = bench.node(wire.family)
     let byNodePort = bench.addService("node", [bench.endpoint(11, wire.family, port: 1)])
     let byExternalIP = bench.addService("external", [bench.endpoint(11, wire.family, port: 2)])
-    bench.setFrontend(.nodePort, nil, wire, port: 80, byNodePort, ranges: [IPPrefix(host: bench.client(wire.family, 99))])
+    bench.setFrontend(
+      .nodePort, nil, wire, port: 80, byNodePort, ranges: [IPPrefix(host: bench.client(wire.family, 99))])
     #expect(connect(.outside, bench, wire, to: node, port: 80, client: 5000).tuple?.destinationPort == 1)
     bench.setFrontend(.externalIP, node, wire, port: 80, byExternalIP)
     #expect(connect(.outside, bench, wire, to: node, port: 80, client: 5001).tuple?.destinationPort == 2)
@@ -92,7 +93,9 @@ import Testing
     #expect(connect(.outside, bench, wire, to: node, port: 80, client: 5002).tuple?.destinationPort == 1)
   }
 
-  @Test("KP-24 127.0.0.1 serves NodePorts to the node alone, where that is wanted, masqueraded", arguments: Transport.allCases)
+  @Test(
+    "KP-24 127.0.0.1 serves NodePorts to the node alone, where that is wanted, masqueraded",
+    arguments: Transport.allCases)
   func localhost(_ transport: Transport) throws {
     let bench = Bench.forServices()
     let localhost = IPAddress("127.0.0.1")!
@@ -207,7 +210,8 @@ import Testing
             ]
             for (number, (address, port, isMasqueraded)) in expected.enumerated() {
               let (_, tuple) = connect(from, bench, wire, to: address, port: port, client: 5000 + number)
-              let note: Comment = "from \(from) to \(address) \(port), local \(isLocal), blocks \(cidr != nil), all \(all)"
+              let note: Comment =
+                "from \(from) to \(address) \(port), local \(isLocal), blocks \(cidr != nil), all \(all)"
               #expect(tuple?.destination == bench.pod(11, family), note)
               if isMasqueraded {
                 #expect(tuple?.source == bench.node(family), note)
@@ -249,7 +253,9 @@ import Testing
   func sourceRanges(_ wire: Wire) {
     let family = wire.family
     let vip = Bench.forServices().client(family, 200)
-    func attempt(_ ranges: [IPPrefix]?, _ from: From, source: IPAddress? = nil, kind: Frontend.Kind = .loadBalancer) -> Sent {
+    func attempt(_ ranges: [IPPrefix]?, _ from: From, source: IPAddress? = nil, kind: Frontend.Kind = .loadBalancer)
+      -> Sent
+    {
       let bench = Bench.forServices()
       let service = bench.addService([bench.endpoint(11, family)])
       bench.setFrontend(kind, vip, wire, service, ranges: ranges)
@@ -262,7 +268,8 @@ import Testing
     let other = attempt(own, .outside, source: bench.client(family, 8))
     #expect(other.drops == refused)
     #expect(other.isSilent)
-    #expect(attempt(own + [IPPrefix(host: bench.client(family, 8))], .outside, source: bench.client(family, 8)).drops.isEmpty)
+    #expect(
+      attempt(own + [IPPrefix(host: bench.client(family, 8))], .outside, source: bench.client(family, 8)).drops.isEmpty)
     // For pods too, before translation.
     #expect(attempt(own, .pod).drops == refused)
     #expect(attempt([IPPrefix(host: bench.pod(10, family))], .pod).drops.isEmpty)

@@ -27,7 +27,8 @@ import Testing
     #expect(
       back.only(bench.underlay)
         == bench.toRouter(
-          hopped(packet(wire.transport, bench.node(family), client, from: 30080, to: 5000, flags: Flag.syn | Flag.ack))))
+          hopped(packet(wire.transport, bench.node(family), client, from: 30080, to: 5000, flags: Flag.syn | Flag.ack)))
+    )
     #expect(!back.trace.contains(.flowMissing) && !back.trace.contains(.flowStale))
     // Another packet of the connection keeps the port.
     let more = packet(wire.transport, client, bench.node(family), from: 5000, to: 30080, flags: Flag.ack)
@@ -123,7 +124,8 @@ import Testing
     }
   }
 
-  @Test("two connections whose answers would look alike: the second gets another port, and both live", arguments: Wire.all)
+  @Test(
+    "two connections whose answers would look alike: the second gets another port, and both live", arguments: Wire.all)
   func alike(_ wire: Wire) throws {
     let bench = Bench.forServices()
     let family = wire.family

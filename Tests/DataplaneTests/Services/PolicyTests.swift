@@ -30,7 +30,8 @@ import Testing
     _ bench: Bench, _ wire: Wire, to destination: IPAddress, port: Int = 80, client: Int = 5000, flags: Int = Flag.syn
   ) -> Sent {
     bench.send(
-      bench.fromPod(packet(wire.transport, bench.pod(10, wire.family), destination, from: client, to: port, flags: flags)),
+      bench.fromPod(
+        packet(wire.transport, bench.pod(10, wire.family), destination, from: client, to: port, flags: flags)),
       at: bench.podA)
   }
 
@@ -143,14 +144,19 @@ import Testing
 
   @Test("NP-5 port ranges are exact at both ends, whatever their size", arguments: Wire.all)
   func ranges(_ wire: Wire) {
-    for range in [1...1, 80...81, 1000...1999, 1...65535, 32768...65535, 65535...65535, 7...40000] as [ClosedRange<UInt16>] {
+    for range in [1...1, 80...81, 1000...1999, 1...65535, 32768...65535, 65535...65535, 7...40000]
+      as [ClosedRange<UInt16>]
+    {
       let entries = Set(
-        PolicyEntry.cover(range).map { PolicyEntry(.any, transport: wire.transport.number, port: $0.port, length: $0.length) })
+        PolicyEntry.cover(range).map {
+          PolicyEntry(.any, transport: wire.transport.number, port: $0.port, length: $0.length)
+        })
       #expect(entries.count <= 30)
       let bench = bench(wire.family, ingress: entries)
       let low = Int(range.lowerBound)
       let high = Int(range.upperBound)
-      for port in Set([low - 1, low, low + 1, (low + high) / 2, high - 1, high, high + 1]) where (1...65535).contains(port) {
+      for port in Set([low - 1, low, low + 1, (low + high) / 2, high - 1, high, high + 1])
+      where (1...65535).contains(port) {
         let sent = toB(bench, wire, from: bench.pod(10, wire.family), port: port, client: 5000)
         #expect(sent.drops.isEmpty == range.contains(UInt16(port)), "\(port) in \(range)")
       }
@@ -187,17 +193,21 @@ import Testing
     bench.tables.setPodPolicy(bench.pod(11, family), PodPolicy(identity: b, egress: 3, ingress: 2))
     #expect(fromA(bench, wire, to: bench.pod(11, family)).drops.isEmpty)
     for flags in [Flag.syn | Flag.ack, Flag.ack] {
-      let answer = packet(wire.transport, bench.pod(11, family), bench.pod(10, family), from: 80, to: 5000, flags: flags)
+      let answer = packet(
+        wire.transport, bench.pod(11, family), bench.pod(10, family), from: 80, to: 5000, flags: flags)
       let back = bench.send(bench.fromPod(answer, 11), at: bench.podB)
       #expect(back.octets(bench.podA).count == 1)
       #expect(!back.trace.contains(.flowMissing))
     }
     // What is not an answer is none.
-    let other = packet(wire.transport, bench.pod(11, family), bench.pod(10, family), from: 80, to: 5001, flags: Flag.ack)
+    let other = packet(
+      wire.transport, bench.pod(11, family), bench.pod(10, family), from: 80, to: 5001, flags: Flag.ack)
     #expect(bench.send(bench.fromPod(other, 11), at: bench.podB).drops == [.policyEgress: 1])
   }
 
-  @Test("NP-6 ICMP: rules with ports do not allow it, rules without do; errors about a connection are answers", arguments: bothFamilies)
+  @Test(
+    "NP-6 ICMP: rules with ports do not allow it, rules without do; errors about a connection are answers",
+    arguments: bothFamilies)
   func controlMessages(_ family: IPFamily) {
     let echo = family == .ipv4 ? 8 : 128
     let (type, code) = family == .ipv4 ? (3, 3) : (1, 4)
@@ -209,7 +219,8 @@ import Testing
       let ping = icmp(bench.pod(10, family), bench.pod(11, family), echo, rest: 0x0007_0001)
       let sent = bench.send(bench.fromPod(ping), at: bench.podA)
       #expect(sent.drops == (isAllowed ? [:] : [.policyEgress: 1]))
-      let pong = icmp(bench.pod(11, family), bench.pod(10, family), echo + (family == .ipv4 ? -8 : 1), rest: 0x0007_0001)
+      let pong = icmp(
+        bench.pod(11, family), bench.pod(10, family), echo + (family == .ipv4 ? -8 : 1), rest: 0x0007_0001)
       if isAllowed { #expect(bench.send(bench.fromPod(pong, 11), at: bench.podB).octets(bench.podA).count == 1) }
     }
     // B is closed, and so may report only about what it was sent.
@@ -283,7 +294,8 @@ import Testing
 
   // MARK: Changes
 
-  @Test("NP-1 a change decides established connections anew: of the pods it touches, and of no others", arguments: Wire.all)
+  @Test(
+    "NP-1 a change decides established connections anew: of the pods it touches, and of no others", arguments: Wire.all)
   func change(_ wire: Wire) {
     let family = wire.family
     let open = PolicyEntry(.any)
@@ -301,7 +313,8 @@ import Testing
     let cut = fromA(bench, wire, to: bench.remote(10, family), flags: Flag.ack)
     #expect(cut.drops == [.policyEgress: 1])
     // What the other side sends now is a connection of its own, which nothing forbids.
-    let answer = packet(wire.transport, bench.remote(10, family), bench.pod(10, family), from: 80, to: 5000, flags: Flag.ack)
+    let answer = packet(
+      wire.transport, bench.remote(10, family), bench.pod(10, family), from: 80, to: 5000, flags: Flag.ack)
     #expect(bench.send(bench.fromNode(answer), at: bench.underlay).octets(bench.podA).count == 1)
     let untouched = bench.send(bench.fromPod(other, 11), at: bench.podB)
     #expect(untouched.octets(bench.underlay).count == 1)
@@ -316,7 +329,8 @@ import Testing
     #expect(fromA(bench, wire, to: bench.pod(11, family)).drops.isEmpty)
     bench.tables.setPolicyGroup(2, [], pods: [])
     bench.tables.setPodPolicy(bench.pod(11, family), PodPolicy(identity: b, ingress: 2))
-    let answer = packet(wire.transport, bench.pod(11, family), bench.pod(10, family), from: 80, to: 5000, flags: Flag.ack)
+    let answer = packet(
+      wire.transport, bench.pod(11, family), bench.pod(10, family), from: 80, to: 5000, flags: Flag.ack)
     #expect(bench.send(bench.fromPod(answer, 11), at: bench.podB).drops == [.policyIngress: 1])
     #expect(bench.pipeline.flowCount == 0)
   }
@@ -365,7 +379,8 @@ import Testing
     table.setPod(.v4(IPv4Address(10, 1, 1, 1)), PodPolicy(identity: 5, egress: 1))
     let entries: Set<PolicyEntry> = [
       PolicyEntry(.block(prefix), transport: 6, port: 80, length: 16), PolicyEntry(.identity(5), transport: 17),
-      PolicyEntry(.member(5, prefix), transport: 132, port: 9, length: 16), PolicyEntry(.any, transport: 6, port: 1024, length: 6),
+      PolicyEntry(.member(5, prefix), transport: 132, port: 9, length: 16),
+      PolicyEntry(.any, transport: 6, port: 1024, length: 6),
     ]
     let address = IPAddress.v4(IPv4Address(10, 1, 1, 1))
     let pod = table.pod(address)

@@ -112,14 +112,16 @@ import Testing
     #expect(bench.send(group, at: bench.podA).isSilent)
   }
 
-  @Test("KP-30 an established connection is not refused when the last endpoint goes", arguments: [Transport.tcp, .sctp])
+  @Test(
+    "KP-30 an established connection is not refused when the last endpoint goes", arguments: [Transport.tcp, .sctp])
   func established(_ transport: Transport) {
     let bench = Bench.forServices()
     let wire = Wire(family: .ipv4, transport: transport)
     let service = bench.serve(wire, [bench.endpoint(11)])
     func request(_ client: Int, _ flags: Int) -> Sent {
       bench.send(
-        bench.fromPod(packet(transport, bench.pod(10), bench.vip(), from: client, to: 80, flags: flags)), at: bench.podA)
+        bench.fromPod(packet(transport, bench.pod(10), bench.vip(), from: client, to: 80, flags: flags)), at: bench.podA
+      )
     }
     #expect(request(5000, Flag.syn).octets(bench.podB).count == 1)
     bench.tables.updateService(service, ServicePort(name: "test/web:http", cluster: [], local: []))

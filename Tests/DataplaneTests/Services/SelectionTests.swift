@@ -14,7 +14,8 @@ import Testing
       MemoryFrame(
         bench.fromPod(
           packet(
-            wire.transport, source ?? bench.pod(10, wire.family), bench.vip(wire.family, vip), from: port, to: 80, [1, 2])))
+            wire.transport, source ?? bench.pod(10, wire.family), bench.vip(wire.family, vip), from: port, to: 80,
+            [1, 2])))
     }
     return bench.send(frames, at: bench.podA).tuples(bench.underlay).map(\.destination)
   }
@@ -138,7 +139,8 @@ import Testing
 
   // MARK: Affinity
 
-  @Test("KP-50 a client stays with its endpoint, whatever its port, until it is silent for the time", arguments: Wire.all)
+  @Test(
+    "KP-50 a client stays with its endpoint, whatever its port, until it is silent for the time", arguments: Wire.all)
   func affinity(_ wire: Wire) {
     let bench = Bench.forServices()
     bench.serve(wire, many(bench, 50, wire.family), affinity: 100)
@@ -160,7 +162,8 @@ import Testing
     #expect(later.count > 1)
   }
 
-  @Test("KP-50 clients are apart; frontends of a port share, ports and families do not", arguments: [Transport.tcp, .udp])
+  @Test(
+    "KP-50 clients are apart; frontends of a port share, ports and families do not", arguments: [Transport.tcp, .udp])
   func sharing(_ transport: Transport) {
     let bench = Bench.forServices()
     let wire = Wire(family: .ipv4, transport: transport)
@@ -214,7 +217,8 @@ import Testing
   @Test("KP-50 what is remembered for one set counts in the other only where it is in it") func affinityAndSets() {
     let bench = Bench.forServices()
     let wire = Wire(family: .ipv4, transport: .tcp)
-    let service = bench.addService([bench.endpoint(30), bench.endpoint(11)], local: [bench.endpoint(11)], affinity: 10800)
+    let service = bench.addService(
+      [bench.endpoint(30), bench.endpoint(11)], local: [bench.endpoint(11)], affinity: 10800)
     bench.setFrontend(.clusterIP, bench.vip(), wire, service)
     bench.setFrontend(.clusterIP, bench.vip(.ipv4, 2), wire, service, isLocal: true)
     var port = 5000

@@ -41,7 +41,8 @@ func slowCRC32c(_ octets: [UInt8]) -> UInt32 {
 }
 
 func sctp(
-  _ source: IPAddress, _ destination: IPAddress, from: Int = 1000, to: Int = 2000, _ payload: [UInt8] = Array("data".utf8),
+  _ source: IPAddress, _ destination: IPAddress, from: Int = 1000, to: Int = 2000,
+  _ payload: [UInt8] = Array("data".utf8),
   with fields: IPFields = IPFields()
 ) -> [UInt8] {
   var packet = u16(from) + u16(to) + u32(0x0102_0304) + u32(0) + [0, 3] + u16(4 + payload.count) + payload
@@ -100,7 +101,8 @@ extension Bench {
     for family in bothFamilies { bench.tables.addNodePortAddress(bench.node(family)) }
     let out = bench.tables.addHop(
       Hop(
-        port: bench.underlay, source: Bench.underlayMAC(1), destination: routerMAC, neighbour: IPAddress("192.0.2.254")!,
+        port: bench.underlay, source: Bench.underlayMAC(1), destination: routerMAC,
+        neighbour: IPAddress("192.0.2.254")!,
         linkMTU: mtu))
     bench.tables.setRoute(Route(IPPrefix("198.51.100.0/24")!, hops: [out]))
     bench.tables.setRoute(Route(IPPrefix("2001:db8:c::/64")!, hops: [out]))

@@ -13,7 +13,8 @@ import Testing
     Array(packet[..<min(packet.count, (packet[0] >> 4 == 6 ? 40 : 20) + count)])
   }
 
-  @Test("TUN-7 RFC 5508: an error about a translated packet comes to its sender about what it sent", arguments: Wire.all)
+  @Test(
+    "TUN-7 RFC 5508: an error about a translated packet comes to its sender about what it sent", arguments: Wire.all)
   func forward(_ wire: Wire) throws {
     let family = wire.family
     let (type, code) = family == .ipv4 ? (3, 4) : (2, 0)
@@ -31,7 +32,8 @@ import Testing
           let error = icmp(reporter, tuple.source, type, code, rest: 1400, cut(seen, quoted), with: tos(family))
           let sent = bench.send(bench.fromNode(error), at: bench.underlay)
           let expected = icmp(
-            reporter == end ? vip : reporter, pod, type, code, rest: 1400, cut(hopped(asked), quoted), with: tos(family))
+            reporter == end ? vip : reporter, pod, type, code, rest: 1400, cut(hopped(asked), quoted), with: tos(family)
+          )
           // SCTP's checksum is over octets that nobody quotes.
           if wire.transport == .sctp, quoted > 8 {
             let transport = 14 + (family == .ipv4 ? 20 + 8 + 20 : 40 + 8 + 40)
@@ -47,7 +49,8 @@ import Testing
     }
   }
 
-  @Test("TUN-7 RFC 5508: a client's error about an answer comes to the endpoint about what it sent", arguments: Wire.all)
+  @Test(
+    "TUN-7 RFC 5508: a client's error about an answer comes to the endpoint about what it sent", arguments: Wire.all)
   func backward(_ wire: Wire) throws {
     let family = wire.family
     let (type, code) = family == .ipv4 ? (3, 3) : (1, 4)
@@ -77,7 +80,8 @@ import Testing
     let seen = Array(bench.send(bench.fromPod(asked), at: bench.podA).only(bench.podB)[14...])
     let error = icmp(bench.pod(11, family), bench.pod(10, family), type, code, seen)
     let expected = icmp(bench.vip(family), bench.pod(10, family), type, code, hopped(asked))
-    #expect(hex(bench.send(bench.fromPod(error, 11), at: bench.podB).only(bench.podA)) == hex(bench.toPod(hopped(expected))))
+    #expect(
+      hex(bench.send(bench.fromPod(error, 11), at: bench.podB).only(bench.podA)) == hex(bench.toPod(hopped(expected))))
     let foreign = icmp(bench.client(family), bench.pod(10, family), type, code, seen)
     let sent = bench.send(bench.fromPod(foreign, 11), at: bench.podB)
     #expect(sent.isSilent)
@@ -97,7 +101,8 @@ import Testing
     #expect(problem(in: MemoryFrame(out)) != nil)
   }
 
-  @Test("TUN-7 an error that comes back from inside a tunnel is told to the sender about what it sent", arguments: Wire.all)
+  @Test(
+    "TUN-7 an error that comes back from inside a tunnel is told to the sender about what it sent", arguments: Wire.all)
   func fromTunnel(_ wire: Wire) throws {
     let family = wire.family
     for isMasqueraded in [false, true] {
@@ -105,7 +110,8 @@ import Testing
       bench.serve(wire, [bench.endpoint(30, family)])
       let fields = IPFields(dontFragment: family == .ipv4)
       let payload = [UInt8](repeating: 5, count: 1300)
-      let asked = packet(wire.transport, bench.pod(10, family), bench.vip(family), from: 5000, to: 80, payload, with: fields)
+      let asked = packet(
+        wire.transport, bench.pod(10, family), bench.vip(family), from: 5000, to: 80, payload, with: fields)
       let out = Array(bench.send(bench.fromPod(asked), at: bench.podA).only(bench.underlay)[14...])
       let error = icmp(IPAddress("192.0.2.254")!, Bench.node4(1), 3, 4, rest: 1300, Array(out.prefix(200)))
       let sent = bench.send(bench.fromNode(error), at: bench.underlay)

@@ -15,7 +15,8 @@ import Testing
   ) -> Sent {
     bench.send(
       bench.fromPod(
-        packet(wire.transport, bench.pod(10, wire.family), bench.vip(wire.family, vip), from: port, to: 80, flags: flags)),
+        packet(
+          wire.transport, bench.pod(10, wire.family), bench.vip(wire.family, vip), from: port, to: 80, flags: flags)),
       at: bench.podA)
   }
 
@@ -44,7 +45,8 @@ import Testing
         == bench.toPod(
           hopped(
             packet(
-              wire.transport, bench.vip(wire.family), bench.pod(10, wire.family), from: 80, to: 5000, flags: Flag.ack))))
+              wire.transport, bench.vip(wire.family), bench.pod(10, wire.family), from: 80, to: 5000, flags: Flag.ack)))
+    )
     // Even when the endpoint comes back, in the same place of the table, nothing moves again.
     bench.tables.updateService(index, service(endpoints))
     #expect(goes(request(bench, wire), bench) == (wire.transport == .udp ? rest.address : first))
@@ -205,7 +207,8 @@ import Testing
     }
   }
 
-  @Test("a full table that nothing can be evicted from: what is to be translated is dropped with its reason") func full() {
+  @Test("a full table that nothing can be evicted from: what is to be translated is dropped with its reason")
+  func full() {
     // A table of one flow has no neighbours to evict.
     let bench = Bench.forServices(flowLimit: 0)
     let wire = Wire(family: .ipv4, transport: .tcp)
@@ -221,7 +224,8 @@ import Testing
 
   // MARK: Ways
 
-  @Test("the route of a translated flow changes: it follows, there and back, without another choice", arguments: Wire.all)
+  @Test(
+    "the route of a translated flow changes: it follows, there and back, without another choice", arguments: Wire.all)
   func rerouted(_ wire: Wire) {
     let bench = Bench.forServices()
     let family = wire.family
@@ -241,7 +245,8 @@ import Testing
     #expect(
       back.only(bench.podA)
         == bench.toPod(
-          hopped(packet(wire.transport, bench.vip(family), bench.pod(10, family), from: 80, to: 5000, flags: Flag.ack))))
+          hopped(packet(wire.transport, bench.vip(family), bench.pod(10, family), from: 80, to: 5000, flags: Flag.ack)))
+    )
     #expect(bench.pipeline.flowCount == 1)
     #expect(!back.trace.contains(.flowMissing))
   }
@@ -270,7 +275,8 @@ import Testing
     #expect(bench.pipeline.flows().first?.forward.packets == 2)
   }
 
-  @Test("TUN-7 no neighbour for a translated packet: its sender is told of the packet that it sent", arguments: Wire.all)
+  @Test(
+    "TUN-7 no neighbour for a translated packet: its sender is told of the packet that it sent", arguments: Wire.all)
   func noNeighbour(_ wire: Wire) {
     let family = wire.family
     for isMasqueraded in [false, true] {
@@ -284,7 +290,8 @@ import Testing
         let (type, code) = family == .ipv4 ? (3, 1) : (1, 3)
         return bench.toPod(
           icmp(
-            bench.node(family), bench.pod(10, family), type, code, packet, with: IPFields(tos: family == .ipv4 ? 0xc0 : 0)))
+            bench.node(family), bench.pod(10, family), type, code, packet,
+            with: IPFields(tos: family == .ipv4 ? 0xc0 : 0)))
       }
       #expect(bench.send(bench.fromPod(asked), at: bench.podA).isSilent)
       let told = bench.tick(3.1).only(bench.podA)

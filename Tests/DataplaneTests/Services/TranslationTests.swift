@@ -51,7 +51,8 @@ import Testing
       #expect(delivered == two.toPod(hopped(inner)))
       let answer = packet(wire.transport, b, a, from: 8080, to: 40000, flags: Flag.ack)
       let back = two.send(two.fromPod(answer), at: two.podA).only(two.underlay)
-      let expected = hopped(hopped(packet(wire.transport, one.vip(wire.family), a, from: 80, to: 40000, flags: Flag.ack)))
+      let expected = hopped(
+        hopped(packet(wire.transport, one.vip(wire.family), a, from: 80, to: 40000, flags: Flag.ack)))
       #expect(one.send(back, at: one.underlay).only(one.podA) == one.toPod(expected))
     }
   }
@@ -190,7 +191,9 @@ import Testing
         let payload = (0..<5000).map { UInt8(truncatingIfNeeded: $0 &* 7) }
         let fields = IPFields(identification: 3, dontFragment: true)
         var frame = partial(
-          packet(transport, bench.pod(10, family), bench.vip(family), from: 9, to: 80, payload, flags: Flag.ack, with: fields),
+          packet(
+            transport, bench.pod(10, family), bench.vip(family), from: 9, to: 80, payload, flags: Flag.ack, with: fields
+          ),
           wire)
         frame.segmentation = transport == .udp ? .udp : family == .ipv4 ? .tcp4 : .tcp6
         frame.segmentSize = 1000
