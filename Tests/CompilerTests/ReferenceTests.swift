@@ -137,11 +137,11 @@ import Testing
       }
       let bench = ClusterBench(cluster.node, explains: true, changes)
       let reference = ReferencePolicy(state: cluster.state)
-      let nodes = Set(cluster.state.nodes.values.flatMap { $0.addresses.map(\.address) })
+      let own = Set(cluster.state.node(cluster.node).map { $0.addresses.map(\.address) } ?? [])
       for probe in cluster.policyProbes(30) {
-        // What a pod and its own node may do is not known of other nodes.
-        if nodes.contains(probe.source) || nodes.contains(probe.destination) { continue }
-        let origin: Origin = bench.isLocalPod(probe.source) ? .localPod(probe.source) : .elsewhere(probe.source)
+        let origin: Origin =
+          bench.isLocalPod(probe.source)
+          ? .localPod(probe.source) : own.contains(probe.source) ? .node(probe.source) : .elsewhere(probe.source)
         let outcome = bench.send(origin, to: probe.destination, probe.protocol, port: probe.port)
         guard let policy = outcome.policy else { continue }
         let decision = reference.decide(

@@ -12,8 +12,13 @@ public struct PodPolicy: Sendable, Hashable {
   public var egress: PolicyGroupIndex
   /// The rules for what is sent to the pod.
   public var ingress: PolicyGroupIndex
+  /// The number of the node that the pod runs on; 0: not known.
+  public var node: UInt32
 
-  public init(identity: IdentityIndex, egress: PolicyGroupIndex = 0, ingress: PolicyGroupIndex = 0) {
+  public init(
+    identity: IdentityIndex, egress: PolicyGroupIndex = 0, ingress: PolicyGroupIndex = 0, node: UInt32 = 0
+  ) {
+    self.node = node
     self.identity = identity
     self.egress = egress
     self.ingress = ingress
@@ -68,6 +73,7 @@ struct PolicyTable: ~Copyable {
     var identity: IdentityIndex
     var egress: PolicyGroupIndex
     var ingress: PolicyGroupIndex
+    var node: UInt32
     /// Counts changes of what is allowed to the pod.
     var generation: UInt32
   }
@@ -76,6 +82,9 @@ struct PolicyTable: ~Copyable {
   private(set) var records = Memory<PodRecord>(count: 1024)
   private var recordCount = 1
   private var free: [UInt32] = []
+
+  /// The nodes by their addresses (NP-7).
+  private(set) var nodes = AddressTable()
 
   private(set) var entries = AddressTable()
   /// Bit n set: some entry has port length n.
@@ -101,6 +110,12 @@ struct PolicyTable: ~Copyable {
   /// The place of the pod that has an address; 0: none has.
   @inline(__always)
   func pod(_ address: IPAddress) -> UInt32 { pods.find(address) ?? 0 }
+
+  /// Whether an address is one of the node that a pod runs on.
+  func isNode(_ address: IPAddress, of pod: UInt32) -> Bool {
+    let node = records[Int(pod)].node
+    return node != 0 && nodes.find(address) == node
+  }
 
   /// Whether the rules of a group allow a peer, seen from the group's pods, on a port of the destination. (NP-3, NP-5)
   func allows(
@@ -165,7 +180,7 @@ struct PolicyTable: ~Copyable {
       pods.insert(address, value: index)
     }
     records[Int(index)] = PodRecord(
-      identity: policy.identity, egress: policy.egress, ingress: policy.ingress,
+      identity: policy.identity, egress: policy.egress, ingress: policy.ingress, node: policy.node,
       generation: records[Int(index)].generation &+ 1)
   }
 
@@ -176,7 +191,13 @@ struct PolicyTable: ~Copyable {
     records[Int(index)].egress = 0
     records[Int(index)].ingress = 0
     records[Int(index)].identity = 0
+    records[Int(index)].node = 0
     free.append(index)
+  }
+
+  /// Says which node an address belongs to; 0: none.
+  mutating func setNode(_ address: IPAddress, _ node: UInt32) {
+    if node == 0 { nodes.remove(address) } else { nodes.insert(address, value: node) }
   }
 
   /// Has flows of the pod that has an address be decided anew.
