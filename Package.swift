@@ -68,7 +68,9 @@ let package = Package(
     // What the rules say of services and policies, slowly and obviously; the compiled tables are held against it.
     .target(name: "Reference", dependencies: ["Model"], path: "Tests/Support/Reference", swiftSettings: strict),
     .testTarget(name: "ReferenceTests", dependencies: ["Reference"], swiftSettings: strict),
-    .testTarget(name: "CompilerTests", dependencies: ["Compiler"], swiftSettings: strict),
+    .testTarget(
+      name: "CompilerTests", dependencies: ["Compiler", "Dataplane", "Ports", "Model", "Addresses", "Reference"],
+      swiftSettings: strict),
     .testTarget(name: "ReplayTests", dependencies: ["Replay", "kalsae", "allocation-probe"], swiftSettings: strict),
     .target(name: "CCounting", path: "Tests/Support/CCounting"),
     .executableTarget(

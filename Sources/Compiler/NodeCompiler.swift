@@ -44,7 +44,8 @@ public final class NodeCompiler {
   var installedRoutes: [IPPrefix: RouteTarget] = [:]
   var installedHops: [HopKey: InstalledHop] = [:]
   var installedPeers: [ObjectKey: [IPAddress: Peer]] = [:]
-  var installedPodAddresses: [ObjectKey: [IPAddress: PortIndex]] = [:]
+  var installedPodAddresses: [ObjectKey: Set<IPAddress>] = [:]
+  private var podAddressPorts: [IPAddress: PortIndex] = [:]
   var installedLocalAddresses: Set<IPAddress> = []
   var installedNodePortAddresses: Set<IPAddress> = []
 
@@ -52,7 +53,7 @@ public final class NodeCompiler {
   public init(node name: String, derivesNeighbours: Bool = false, explains: Bool = false) {
     node = ObjectKey(.node, name: name)
     self.derivesNeighbours = derivesNeighbours
-    policies = PolicyCompiler(node: explains ? nil : name)
+    policies = PolicyCompiler(node: name, explains: explains)
   }
 
   /// This node's own object, where there is one.
@@ -113,7 +114,9 @@ public final class NodeCompiler {
     case .pod(let pod):
       claim(pod)
       policies.note(pod: pod.key)
-    case .node(let node): claim(node)
+    case .node(let node):
+      claim(node)
+      policies.note(node: node.key)
     case .ipPool, .nodeConfiguration: isEverythingDirty = true
     case .service(let service): services.note(service: service.key)
     case .endpointSlice(let slice): services.enter(slice)
@@ -127,7 +130,9 @@ public final class NodeCompiler {
     case .pod(let pod):
       disclaim(pod)
       policies.note(pod: pod.key)
-    case .node(let node): disclaim(node)
+    case .node(let node):
+      disclaim(node)
+      policies.note(node: node.key)
     case .ipPool, .nodeConfiguration: isEverythingDirty = true
     case .service(let service): services.note(service: service.key)
     case .endpointSlice(let slice): services.withdraw(slice)
@@ -191,7 +196,9 @@ public final class NodeCompiler {
   }
 
   /// The addresses of a node that other nodes send to.
-  func underlayAddresses(_ node: Node) -> [IPAddress] {
+  func underlayAddresses(_ node: Node) -> [IPAddress] { NodeCompiler.addresses(node) }
+
+  static func addresses(_ node: Node) -> [IPAddress] {
     var addresses = node.addresses.filter { $0.type == .internalIP || $0.type == .externalIP }.map(\.address)
     for family in IPFamily.allCases {
       if let address = node.address(family), !addresses.contains(address) { addresses.append(address) }
@@ -272,18 +279,26 @@ public final class NodeCompiler {
 
   private func commitPods(to tables: inout Tables) {
     for key in dirtyPods {
-      var wanted: [IPAddress: PortIndex] = [:]
-      if let attachment = attachments[key], let port = ports[key] {
-        for address in attachment.addresses { wanted[address] = port }
+      let addresses = Set(attachments[key]?.addresses ?? []).union(installedPodAddresses[key] ?? [])
+      installedPodAddresses[key] = attachments[key].map { Set($0.addresses) }
+      for address in addresses {
+        settlePodAddress(address, &tables)
+        dirtyRoutes.insert(IPPrefix(host: address))
       }
-      let installed = installedPodAddresses[key] ?? [:]
-      for (address, _) in installed where wanted[address] == nil { tables.removePodAddress(address) }
-      for (address, port) in wanted where installed[address] != port { tables.setPodAddress(address, port: port) }
-      for address in Set(installed.keys).union(wanted.keys) { dirtyRoutes.insert(IPPrefix(host: address)) }
-      installedPodAddresses[key] = wanted.isEmpty ? nil : wanted
       refreshHops(where: { $0 == .pod(key) }, &tables)
     }
     dirtyPods.removeAll()
+  }
+
+  /// Lets an address be sent from by the port of the pod that has it. While one pod takes the place of another both may
+  /// say so: then it is the one that its route leads to.
+  private func settlePodAddress(_ address: IPAddress, _ tables: inout Tables) {
+    let owner = (claims[IPPrefix(host: address)] ?? [])
+      .filter { ports[$0] != nil && attachments[$0]?.addresses.contains(address) == true }.min()
+    let port = owner.flatMap { ports[$0] }
+    guard podAddressPorts[address] != port else { return }
+    podAddressPorts[address] = port
+    if let port { tables.setPodAddress(address, port: port) } else { tables.removePodAddress(address) }
   }
 
   private func commitPeers(to tables: inout Tables) {

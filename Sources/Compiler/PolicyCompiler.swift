@@ -5,8 +5,9 @@ import Model
 /// Compiles network policies. Pods that no policy can tell apart share an identity, and pods of this node that the same
 /// policies select share a group of rules; so a policy costs per identity, not per pod.
 struct PolicyCompiler {
-  /// The node whose pods' policies are compiled; nil: all nodes', for those who explain.
-  private let node: String?
+  private let node: String
+  /// Whether the policies of all nodes' pods are compiled, for those who explain, or the own node's alone.
+  private let explains: Bool
 
   // Identities.
   private var identities: [IdentityKey: IdentityIndex] = [:]
@@ -22,6 +23,12 @@ struct PolicyCompiler {
   /// The pods that say an address is theirs: several, while one takes the place of another.
   private var owners: [IPAddress: [ObjectKey]] = [:]
 
+  // Nodes: NP-7 wants to know whose address is whose.
+  private var nodeNumbers: [String: UInt32] = [:]
+  /// The addresses that a node, or a pod in the node's own network (NP-8), says are the node's.
+  private var nodeAddresses: [ObjectKey: (node: UInt32, addresses: [IPAddress])] = [:]
+  private var nodesOfAddress: [IPAddress: [ObjectKey]] = [:]
+
   // Groups.
   private var groups: [GroupKey: PolicyGroupIndex] = [:]
   private var groupRecords: [PolicyGroupIndex: Group] = [:]
@@ -36,13 +43,17 @@ struct PolicyCompiler {
 
   // What is noted for the next commit.
   private var dirtyPods: Set<ObjectKey> = []
+  private var dirtyNodes: Set<ObjectKey> = []
   private var dirtyGroups: Set<PolicyGroupIndex> = []
   private var newIdentities: Set<IdentityIndex> = []
   private var goneIdentities: Set<IdentityIndex> = []
   /// Groups that may have no pods any more.
   private var leftGroups: Set<PolicyGroupIndex> = []
 
-  init(node: String?) { self.node = node }
+  init(node: String, explains: Bool) {
+    self.node = node
+    self.explains = explains
+  }
 
   /// What policies can see of a pod.
   private struct IdentityKey: Hashable {
@@ -64,6 +75,7 @@ struct PolicyCompiler {
     var identity: IdentityIndex
     var egress: PolicyGroupIndex
     var ingress: PolicyGroupIndex
+    var node: UInt32
     var addresses: [IPAddress]
   }
 
@@ -84,6 +96,8 @@ struct PolicyCompiler {
 
   mutating func note(pod: ObjectKey) { dirtyPods.insert(pod) }
 
+  mutating func note(node: ObjectKey) { dirtyNodes.insert(node) }
+
   mutating func note(namespace: String) { dirtyPods.formUnion(podsOfNamespace[namespace] ?? []) }
 
   mutating func note(policy: ObjectKey, isPresent: Bool) {
@@ -100,6 +114,10 @@ struct PolicyCompiler {
   // MARK: Commit
 
   mutating func commit(to tables: inout Tables, _ state: State) {
+    for key in dirtyNodes {
+      setNodeAddresses(key, node: key.name, state.nodes[key].map(NodeCompiler.addresses) ?? [], &tables)
+    }
+    dirtyNodes.removeAll(keepingCapacity: true)
     guard !dirtyPods.isEmpty || !dirtyGroups.isEmpty else { return }
     var changes: [(ObjectKey, PodEntry)] = []
     for key in dirtyPods.sorted(by: { ($0.namespace, $0.name) < ($1.namespace, $1.name) }) {
@@ -128,6 +146,8 @@ struct PolicyCompiler {
   /// Finds out a pod's identity and groups; nil where nothing changes.
   private mutating func classify(_ key: ObjectKey, _ state: State, _ tables: inout Tables) -> PodEntry? {
     let old = pods[key]
+    let inHost = state.pods[key].flatMap { $0.hostNetwork ? $0 : nil }
+    setNodeAddresses(key, node: inHost?.nodeName, inHost?.addresses ?? [], &tables)
     guard let pod = state.pods[key], pod.hasOwnNetwork else {
       if let old { remove(key, old, &tables) }
       return nil
@@ -138,10 +158,11 @@ struct PolicyCompiler {
       IdentityKey(
         namespace: pod.namespace, labels: pod.metadata.labels, namespaceLabels: namespaceLabels(pod.namespace, state),
         ports: ports))
-    let isLocal = node == nil || pod.nodeName == node
-    var entry = PodEntry(isLocal: isLocal, identity: identity, egress: 0, ingress: 0, addresses: pod.addresses)
+    var entry = PodEntry(
+      isLocal: pod.nodeName == node, identity: identity, egress: 0, ingress: 0, node: number(ofNode: pod.nodeName),
+      addresses: pod.addresses)
     // Only the node that a pod runs on enforces its policies.
-    if isLocal {
+    if entry.isLocal || explains {
       let selecting = (policiesOfNamespace[pod.namespace] ?? []).filter {
         state.networkPolicies[$0]?.podSelector.matches(pod.metadata.labels) == true
       }
@@ -183,7 +204,7 @@ struct PolicyCompiler {
       release(old.identity)
       for address in old.addresses where !entry.addresses.contains(address) { disown(address, key, &tables) }
       if old.identity == entry.identity, old.egress == entry.egress, old.ingress == entry.ingress,
-        old.addresses == entry.addresses, old.isLocal == entry.isLocal
+        old.addresses == entry.addresses, old.node == entry.node
       {
         return
       }
@@ -222,7 +243,35 @@ struct PolicyCompiler {
     guard let owner = owners[address]?.min(by: { rank($0) < rank($1) }), let entry = pods[owner] else {
       return tables.removePodPolicy(address)
     }
-    tables.setPodPolicy(address, PodPolicy(identity: entry.identity, egress: entry.egress, ingress: entry.ingress))
+    tables.setPodPolicy(
+      address,
+      PodPolicy(identity: entry.identity, egress: entry.egress, ingress: entry.ingress, node: entry.node))
+  }
+
+  // MARK: Nodes
+
+  private mutating func number(ofNode name: String?) -> UInt32 {
+    guard let name else { return 0 }
+    if let known = nodeNumbers[name] { return known }
+    let number = UInt32(nodeNumbers.count + 1)
+    nodeNumbers[name] = number
+    return number
+  }
+
+  private mutating func setNodeAddresses(
+    _ key: ObjectKey, node: String?, _ addresses: [IPAddress], _ tables: inout Tables
+  ) {
+    let old = nodeAddresses[key]
+    let number = addresses.isEmpty ? 0 : number(ofNode: node)
+    if old?.node ?? 0 == number, old?.addresses ?? [] == addresses { return }
+    nodeAddresses[key] = number == 0 ? nil : (number, addresses)
+    for address in old?.addresses ?? [] { nodesOfAddress[address]?.removeAll { $0 == key } }
+    if number != 0 { for address in addresses { nodesOfAddress[address, default: []].append(key) } }
+    for address in Set((old?.addresses ?? []) + addresses) {
+      let owner = nodesOfAddress[address]?.min()
+      if owner == nil { nodesOfAddress[address] = nil }
+      tables.setPolicyNode(address, node: owner.flatMap { nodeAddresses[$0]?.node } ?? 0)
+    }
   }
 
   // MARK: Identities

@@ -109,7 +109,10 @@ extension Core {
     }
     record(.sourceAccepted)
     if let problem = destinationProblem(destination, tables) {
-      if problem == .invalidDestination { record(.serviceDecided(ServiceDecision(verdict: .drop))) }
+      // KP-24
+      if case .v4(let address) = destination, address.isLoopback, !isFromHost {
+        record(.serviceDecided(ServiceDecision(verdict: .drop)))
+      }
       drop(index, problem, batch)
       return false
     }

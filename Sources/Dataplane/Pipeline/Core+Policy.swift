@@ -10,7 +10,7 @@ extension Core {
     guard sourcePod != 0 || destinationPod != 0 else { return nil }
     // NP-7: a pod and itself, a pod and its own node.
     if source == destination { return nil }
-    if sourcePod != 0, tables.podAddresses.find(source) != nil, tables.localAddresses.find(destination) == nil {
+    if sourcePod != 0, tables.podAddresses.find(source) != nil, !isOwnNode(destination, of: source, sourcePod, tables) {
       let group = tables.policies.records[Int(sourcePod)].egress
       if group != 0,
         !tables.policies.allows(group, peer: destination, pod: destinationPod, transport: transport, port: port)
@@ -18,7 +18,9 @@ extension Core {
         return .policyEgress
       }
     }
-    if destinationPod != 0, tables.podAddresses.find(destination) != nil, tables.localAddresses.find(source) == nil {
+    if destinationPod != 0, tables.podAddresses.find(destination) != nil,
+      !isOwnNode(source, of: destination, destinationPod, tables)
+    {
       let group = tables.policies.records[Int(destinationPod)].ingress
       if group != 0,
         !tables.policies.allows(group, peer: source, pod: sourcePod, transport: transport, port: port)
@@ -27,6 +29,14 @@ extension Core {
       }
     }
     return nil
+  }
+
+  /// Whether an address is the own node's of the pod that has another one (NP-7).
+  private func isOwnNode(
+    _ address: IPAddress, of podAddress: IPAddress, _ pod: UInt32, _ tables: borrowing Tables
+  ) -> Bool {
+    if tables.policies.isNode(address, of: pod) { return true }
+    return tables.localAddresses.find(address) != nil && tables.podAddresses.find(podAddress) != nil
   }
 
   /// Records what both sides' policies say, whichever node enforces them.
@@ -39,10 +49,10 @@ extension Core {
         || tables.policies.allows(group, peer: peer, pod: pod, transport: transport, port: port)
     }
     let egress =
-      sourcePod == 0 || tables.localAddresses.find(destination) != nil
+      sourcePod == 0 || isOwnNode(destination, of: source, sourcePod, tables)
       || allows(tables.policies.records[Int(sourcePod)].egress, destination, destinationPod)
     let ingress =
-      destinationPod == 0 || tables.localAddresses.find(source) != nil
+      destinationPod == 0 || isOwnNode(source, of: destination, destinationPod, tables)
       || allows(tables.policies.records[Int(destinationPod)].ingress, source, sourcePod)
     record(.policyDecided(egress: egress, ingress: ingress, destination: destination))
   }

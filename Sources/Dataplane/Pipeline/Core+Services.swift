@@ -91,7 +91,7 @@ extension Core {
   ) -> ServiceOutcome {
     if destination == Core.localhost {
       // KP-24: what reaches the node here is for a NodePort, or for nobody.
-      record(.serviceDecided(ServiceDecision(verdict: .drop)))
+      record(.serviceDecided(ServiceDecision(verdict: .none)))
       drop(index, .invalidDestination, batch)
       return .refused
     }

@@ -12,8 +12,13 @@ public struct PodPolicy: Sendable, Hashable {
   public var egress: PolicyGroupIndex
   /// The rules for what is sent to the pod.
   public var ingress: PolicyGroupIndex
+  /// The number of the node that the pod runs on; 0: not known.
+  public var node: UInt32
 
-  public init(identity: IdentityIndex, egress: PolicyGroupIndex = 0, ingress: PolicyGroupIndex = 0) {
+  public init(
+    identity: IdentityIndex, egress: PolicyGroupIndex = 0, ingress: PolicyGroupIndex = 0, node: UInt32 = 0
+  ) {
+    self.node = node
     self.identity = identity
     self.egress = egress
     self.ingress = ingress
@@ -68,16 +73,20 @@ struct PolicyTable: ~Copyable {
     var identity: IdentityIndex
     var egress: PolicyGroupIndex
     var ingress: PolicyGroupIndex
+    var node: UInt32
     /// Counts changes of what is allowed to the pod.
     var generation: UInt32
   }
 
-  private var pods = AddressTable()
+  private(set) var pods = AddressTable()
   private(set) var records = Memory<PodRecord>(count: 1024)
   private var recordCount = 1
   private var free: [UInt32] = []
 
-  private var entries = AddressTable()
+  /// The nodes by their addresses (NP-7).
+  private(set) var nodes = AddressTable()
+
+  private(set) var entries = AddressTable()
   /// Bit n set: some entry has port length n.
   private var lengths: UInt32 = 1
   private var lengthCounts = [Int](repeating: 0, count: 17)
@@ -85,14 +94,14 @@ struct PolicyTable: ~Copyable {
   private var memberCount = 0
 
   /// The blocks in use, by longest prefix.
-  private var blocks = AddressTable()
+  private(set) var blocks = AddressTable()
   private var blockLengths4 = PrefixLengths()
   private var blockLengths6 = PrefixLengths()
   private var blockNumbers: [IPPrefix: UInt32] = [:]
   private var freeBlocks: [UInt32] = []
 
   /// Who is in each group's entries, so that they can be changed one by one.
-  private var installed: [PolicyGroupIndex: Set<PolicyEntry>] = [:]
+  private(set) var installed: [PolicyGroupIndex: Set<PolicyEntry>] = [:]
 
   private static var blockFlag: UInt32 { 1 << 31 }
 
@@ -101,6 +110,12 @@ struct PolicyTable: ~Copyable {
   /// The place of the pod that has an address; 0: none has.
   @inline(__always)
   func pod(_ address: IPAddress) -> UInt32 { pods.find(address) ?? 0 }
+
+  /// Whether an address is one of the node that a pod runs on.
+  func isNode(_ address: IPAddress, of pod: UInt32) -> Bool {
+    let node = records[Int(pod)].node
+    return node != 0 && nodes.find(address) == node
+  }
 
   /// Whether the rules of a group allow a peer, seen from the group's pods, on a port of the destination. (NP-3, NP-5)
   func allows(
@@ -165,7 +180,7 @@ struct PolicyTable: ~Copyable {
       pods.insert(address, value: index)
     }
     records[Int(index)] = PodRecord(
-      identity: policy.identity, egress: policy.egress, ingress: policy.ingress,
+      identity: policy.identity, egress: policy.egress, ingress: policy.ingress, node: policy.node,
       generation: records[Int(index)].generation &+ 1)
   }
 
@@ -176,7 +191,13 @@ struct PolicyTable: ~Copyable {
     records[Int(index)].egress = 0
     records[Int(index)].ingress = 0
     records[Int(index)].identity = 0
+    records[Int(index)].node = 0
     free.append(index)
+  }
+
+  /// Says which node an address belongs to; 0: none.
+  mutating func setNode(_ address: IPAddress, _ node: UInt32) {
+    if node == 0 { nodes.remove(address) } else { nodes.insert(address, value: node) }
   }
 
   /// Has flows of the pod that has an address be decided anew.

@@ -126,7 +126,7 @@ struct BackendRecord: BitwiseCopyable {
 /// memory per service do not depend on how many there are: some 24 octets a frontend, 32 a service port, 32 an endpoint
 /// and 4 for its place in a list.
 struct ServiceTable: ~Copyable {
-  private var frontends = AddressTable()
+  private(set) var frontends = AddressTable()
   private(set) var frontendRecords = Memory<FrontendRecord>(count: 256)
   private var frontendCount = 1
   private var freeFrontends: [UInt32] = []
@@ -141,10 +141,10 @@ struct ServiceTable: ~Copyable {
   private var backendCount = 1
   private var freeBackends: [BackendIndex] = []
   /// The endpoints of each service port by their place, for the control side.
-  private var installed: [ServiceIndex: [ServicePort.Endpoint: BackendIndex]] = [:]
+  private(set) var installed: [ServiceIndex: [ServicePort.Endpoint: BackendIndex]] = [:]
 
   /// Cluster IPs that some service has, with the number of their frontends (KP-37).
-  private var knownAddresses = AddressTable()
+  private(set) var knownAddresses = AddressTable()
   /// The blocks of cluster IPs (KP-37).
   var serviceBlocks: [IPPrefix] = []
 

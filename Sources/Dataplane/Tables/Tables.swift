@@ -232,6 +232,9 @@ extension Tables {
     advanceEpoch()
   }
 
+  /// Says which node has an address: pods and their own nodes are never kept apart (NP-7). 0: none has it.
+  public mutating func setPolicyNode(_ address: IPAddress, node: UInt32) { policies.setNode(address, node) }
+
   public mutating func removePodPolicy(_ address: IPAddress) {
     policies.removePod(address)
     advanceEpoch()
