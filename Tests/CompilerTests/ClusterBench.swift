@@ -107,7 +107,9 @@ final class ClusterBench {
   }
 
   /// Sends the first packet of a connection. `from` tells which port it comes in by.
-  func send(_ from: Origin, to destination: IPAddress, _ transport: UInt8, port: UInt16, client: UInt16 = 40000) -> Outcome {
+  func send(_ from: Origin, to destination: IPAddress, _ transport: UInt8, port: UInt16, client: UInt16 = 40000)
+    -> Outcome
+  {
     let source = from.address
     let index: PortIndex
     let mac: MACAddress
@@ -147,7 +149,8 @@ final class ClusterBench {
 
   private func outcome(_ frames: [[UInt8]], _ trace: [TraceEvent], isIPv6: Bool) -> Outcome {
     var outcome = Outcome(trace: trace, frames: frames.count)
-    guard outcome.drop == nil, let frame = frames.first, trace.contains(where: { if case .sent = $0 { true } else { false } })
+    guard outcome.drop == nil, let frame = frames.first,
+      trace.contains(where: { if case .sent = $0 { true } else { false } })
     else { return outcome }
     // Without a tunnel the headers are where they always are.
     let network = Array(frame[14...])

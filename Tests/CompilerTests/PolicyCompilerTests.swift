@@ -53,7 +53,9 @@ import Testing
   private let far = Origin.elsewhere(IPAddress("10.244.2.1")!)
   private let client = Origin.elsewhere(IPAddress("198.51.100.7")!)
 
-  private func drop(_ bench: ClusterBench, _ from: Origin, _ to: String, _ transport: UInt8 = 6, port: UInt16 = 80) -> DropReason? {
+  private func drop(_ bench: ClusterBench, _ from: Origin, _ to: String, _ transport: UInt8 = 6, port: UInt16 = 80)
+    -> DropReason?
+  {
     bench.send(from, to: IPAddress(to)!, transport, port: port).drop
   }
 
@@ -117,7 +119,8 @@ import Testing
     #expect(allows(bench, "198.51.1.1") && !allows(bench, "198.51.100.7") && !allows(bench, "203.0.113.1"))
     // Another group's blocks cut this one's up, and give them back.
     let other = policy(
-      "p2", selecting: ["app": "one"], ingress: [block("198.51.1.0/24"), block("198.51.100.7/32"), block("0.0.0.0/0", "198.51.0.0/18")])
+      "p2", selecting: ["app": "one"],
+      ingress: [block("198.51.1.0/24"), block("198.51.100.7/32"), block("0.0.0.0/0", "198.51.0.0/18")])
     for _ in 0..<2 {
       bench.apply([.upsert(other)])
       #expect(allows(bench, "198.51.1.1") && !allows(bench, "198.51.100.7") && !allows(bench, "203.0.113.1"))
@@ -151,7 +154,8 @@ import Testing
     // Out of a pod, by every kind of peer.
     for (peers, isFarAllowed) in [
       ([], true), ([.pods(namespaces: nil, pods: LabelSelector())], true),
-      ([.block(.init(IPPrefix("10.244.2.0/24")!))], true), ([.block(.init(IPPrefix("10.244.2.0/24")!, except: [IPPrefix("10.244.2.1/32")!]))], false),
+      ([.block(.init(IPPrefix("10.244.2.0/24")!))], true),
+      ([.block(.init(IPPrefix("10.244.2.0/24")!, except: [IPPrefix("10.244.2.1/32")!]))], false),
       ([.block(.init(IPPrefix("10.244.3.0/24")!))], false),
     ] as [([NetworkPolicy.Peer], Bool)] {
       bench.apply([.upsert(policy("out", [.egress], selecting: ["app": "one"], egress: [named("http", peers: peers)]))])

@@ -114,7 +114,9 @@ import Testing
         var found = outcome.drop
         if found != .policyEgress && found != .policyIngress { found = nil }
         // What is spoofed, for the host, or for a service that is not there, is not asked about.
-        if let drop = outcome.drop, [.sourceAddress, .leftToHost, .invalidSource, .noService].contains(drop) { continue }
+        if let drop = outcome.drop, [.sourceAddress, .leftToHost, .invalidSource, .noService].contains(drop) {
+          continue
+        }
         if let expected { drops[expected, default: 0] += 1 }
         #expect(found == expected, "\(note): \(probe): \(outcome.text); expected \(decision)")
         if found != expected { return false }

@@ -13,7 +13,9 @@ import Testing
   private static let host = Origin.node(IPAddress("10.0.0.1")!)
 
   /// Node n1 in zone z1 with a pod, and node n2 in zone z2.
-  private func bench(_ resources: Resource..., settings: NodeConfiguration.Spec? = nil, isListed: Bool = true) -> ClusterBench {
+  private func bench(_ resources: Resource..., settings: NodeConfiguration.Spec? = nil, isListed: Bool = true)
+    -> ClusterBench
+  {
     var all: [Resource] = []
     for number in 1...2 {
       all.append(
@@ -21,7 +23,8 @@ import Testing
           metadata: ObjectMetadata(name: "n\(number)", labels: ["topology.kubernetes.io/zone": "z\(number)"]),
           podCIDRs: [IPPrefix("10.244.\(number).0/24")!, IPPrefix("fd00:\(number)::/64")!],
           addresses: [
-            NodeAddress(.internalIP, IPAddress("10.0.0.\(number)")!), NodeAddress(.internalIP, IPAddress("fd00::\(number)")!),
+            NodeAddress(.internalIP, IPAddress("10.0.0.\(number)")!),
+            NodeAddress(.internalIP, IPAddress("fd00::\(number)")!),
             NodeAddress(.externalIP, IPAddress("192.0.2.\(number)")!),
           ]
         ).resource)
@@ -38,7 +41,8 @@ import Testing
   }
 
   private func service(
-    _ name: String = "web", _ ip: String = "10.96.0.1", namespace: String = "default", _ change: (inout Service) -> Void = { _ in }
+    _ name: String = "web", _ ip: String = "10.96.0.1", namespace: String = "default",
+    _ change: (inout Service) -> Void = { _ in }
   ) -> Resource {
     var service = Service(
       metadata: ObjectMetadata(name: name, namespace: namespace), clusterIPs: [IPAddress(ip)!],
@@ -48,11 +52,13 @@ import Testing
   }
 
   private func slice(
-    _ name: String = "web", _ addresses: [String], suffix: String = "x", namespace: String = "default", port: UInt16? = 8080,
+    _ name: String = "web", _ addresses: [String], suffix: String = "x", namespace: String = "default",
+    port: UInt16? = 8080,
     _ change: (inout EndpointSlice) -> Void = { _ in }
   ) -> Resource {
     let endpoints = addresses.map { address in
-      EndpointSlice.Endpoint([IPAddress(address)!], nodeName: address.contains("244.1.") || address.contains("fd00:1:") ? "n1" : "n2")
+      EndpointSlice.Endpoint(
+        [IPAddress(address)!], nodeName: address.contains("244.1.") || address.contains("fd00:1:") ? "n1" : "n2")
     }
     var slice = EndpointSlice(
       metadata: ObjectMetadata(
@@ -65,7 +71,8 @@ import Testing
 
   /// `default/web:http translate 10.244.2.1:8080 …`
   private func ask(
-    _ bench: ClusterBench, _ from: Origin = pod, _ address: String = "10.96.0.1", port: UInt16 = 80, _ transport: UInt8 = 6
+    _ bench: ClusterBench, _ from: Origin = pod, _ address: String = "10.96.0.1", port: UInt16 = 80,
+    _ transport: UInt8 = 6
   ) -> String {
     let decision = bench.send(from, to: IPAddress(address)!, transport, port: port).service
     return ([decision.name ?? "-", decision.verdict.rawValue] + decision.endpoints.map(\.description))
@@ -109,9 +116,12 @@ import Testing
     #expect(ask(bench) == "\(web) 10.244.2.1:8080")
   }
 
-  @Test("KP-3 the other family, ports that are nil, 0 or of another name do not count; one address in two slices counts once")
+  @Test(
+    "KP-3 the other family, ports that are nil, 0 or of another name do not count; one address in two slices counts once"
+  )
   func endpoints() {
-    let bench = bench(service(), slice(["10.244.2.1", "10.244.2.2"]), slice(["10.244.2.2", "10.244.2.3"], suffix: "y"))
+    let bench = bench(
+      service(), slice(["10.244.2.1", "10.244.2.2"]), slice(["10.244.2.2", "10.244.2.3"], suffix: "y"))
     #expect(ask(bench) == "\(web) 10.244.2.1:8080 10.244.2.2:8080 10.244.2.3:8080")
     bench.apply([.upsert(slice(["10.244.2.2", "10.244.2.3"], suffix: "y", port: nil))])
     #expect(ask(bench) == "\(web) 10.244.2.1:8080 10.244.2.2:8080")
@@ -128,7 +138,11 @@ import Testing
     #expect(ask(bench) == "\(web) 10.244.2.1:8080")
     // The same address, terminating in one slice and not in the other.
     bench.apply([
-      .upsert(slice(["10.244.2.1"]) { $0.endpoints[0].isReady = false; $0.endpoints[0].isTerminating = true }),
+      .upsert(
+        slice(["10.244.2.1"]) {
+          $0.endpoints[0].isReady = false
+          $0.endpoints[0].isTerminating = true
+        }),
       .upsert(slice(["10.244.2.1", "10.244.2.2"], suffix: "y")),
     ])
     #expect(ask(bench) == "\(web) 10.244.2.1:8080 10.244.2.2:8080")
@@ -175,7 +189,8 @@ import Testing
       }
       #expect(ask(bench) == text(cluster, "reject"), "\(here) \(there)")
       #expect(
-        ask(bench, Self.client, "10.0.0.1", port: 30080) == text(own, cluster.isEmpty ? "reject" : "drop"), "\(here) \(there)")
+        ask(bench, Self.client, "10.0.0.1", port: 30080) == text(own, cluster.isEmpty ? "reject" : "drop"),
+        "\(here) \(there)")
     }
   }
 
@@ -261,7 +276,9 @@ import Testing
     let bench = bench(resource, slice(["10.244.2.1"]))
     for (address, port) in [
       ("10.96.0.1", 80), ("203.0.113.1", 80), ("203.0.113.2", 80), ("10.0.0.1", 30080), ("192.0.2.1", 30080),
-    ] as [(String, UInt16)] { #expect(ask(bench, Self.client, address, port: port) == "\(web) 10.244.2.1:8080", "\(address)") }
+    ] as [(String, UInt16)] {
+      #expect(ask(bench, Self.client, address, port: port) == "\(web) 10.244.2.1:8080", "\(address)")
+    }
     for (address, port) in [
       ("203.0.113.3", 80), ("10.0.0.2", 30080), ("10.0.0.1", 80), ("203.0.113.1", 30080),
     ] as [(String, UInt16)] { #expect(ask(bench, Self.client, address, port: port) == "- none", "\(address)") }
@@ -340,16 +357,21 @@ import Testing
 
   // MARK: Claims
 
-  @Test("two services with one frontend: the rank decides, whatever the order, and the next one follows") func claims() {
+  @Test("two services with one frontend: the rank decides, whatever the order, and the next one follows") func claims()
+  {
     func external(_ name: String, _ ip: String) -> Resource {
       service(name, ip) { $0.externalIPs = [IPAddress("203.0.113.1")!] }
     }
     func balanced(_ name: String, _ ip: String) -> Resource {
-      service(name, ip) { $0.type = .loadBalancer; $0.loadBalancerIngress = [LoadBalancerIngress(IPAddress("203.0.113.1")!)] }
+      service(name, ip) {
+        $0.type = .loadBalancer
+        $0.loadBalancerIngress = [LoadBalancerIngress(IPAddress("203.0.113.1")!)]
+      }
     }
     let clusterIP = service("z", "203.0.113.1")
     let contenders = [
-      clusterIP, external("b", "10.96.0.2"), external("c", "10.96.0.3"), balanced("a", "10.96.0.1"), balanced("d", "10.96.0.4"),
+      clusterIP, external("b", "10.96.0.2"), external("c", "10.96.0.3"), balanced("a", "10.96.0.1"),
+      balanced("d", "10.96.0.4"),
     ]
     let ranking = ["z", "b", "c", "a", "d"]
     for order in [[0, 1, 2, 3, 4], [4, 3, 2, 1, 0], [2, 4, 0, 1, 3]] {
@@ -377,7 +399,8 @@ import Testing
     }
     let bench = bench(slice(["10.244.2.1"]))
     for (external, balanced, expected) in [
-      (true, true, "\(web) 10.244.2.1:8080"), (false, true, "default/web:http drop"), (true, false, "\(web) 10.244.2.1:8080"),
+      (true, true, "\(web) 10.244.2.1:8080"), (false, true, "default/web:http drop"),
+      (true, false, "\(web) 10.244.2.1:8080"),
       (false, false, "- none"), (false, true, "default/web:http drop"), (true, true, "\(web) 10.244.2.1:8080"),
     ] {
       bench.apply([.upsert(resource(external: external, balanced: balanced))])
@@ -398,7 +421,9 @@ import Testing
     func picture() -> [String] {
       (0..<400).map { index in
         let record = bench.tables.services.services[index]
-        let list = (0..<Int(record.clusterCount + record.localCount)).map { bench.tables.services.lists[Int(record.list) + $0] }
+        let list = (0..<Int(record.clusterCount + record.localCount)).map {
+          bench.tables.services.lists[Int(record.list) + $0]
+        }
         return "\(record) \(list) \(list.map { bench.tables.services.backends[Int($0)].generation })"
       }
     }
@@ -439,8 +464,13 @@ import Testing
     #expect(!isMaglev({ $0.loadBalancing = .random }, spec))
   }
 
-  private func service(_ name: String, _ change: (inout Service) -> Void) -> Resource { service(name, "10.96.0.1", change) }
-  private func slice(_ addresses: [String], suffix: String = "x", namespace: String = "default", port: UInt16? = 8080, _ change: (inout EndpointSlice) -> Void = { _ in }) -> Resource {
+  private func service(_ name: String, _ change: (inout Service) -> Void) -> Resource {
+    service(name, "10.96.0.1", change)
+  }
+  private func slice(
+    _ addresses: [String], suffix: String = "x", namespace: String = "default", port: UInt16? = 8080,
+    _ change: (inout EndpointSlice) -> Void = { _ in }
+  ) -> Resource {
     slice("web", addresses, suffix: suffix, namespace: namespace, port: port, change)
   }
 }
