@@ -19,7 +19,7 @@ import Testing
 
   /// Follows clusters through their changes; `body` is told how far it has come.
   private func follow(
-    _ salt: UInt64, _ filter: (Change) -> Bool = { _ in true },
+    _ salt: UInt64, where filter: (Change) -> Bool = { _ in true },
     _ body: (inout RandomCluster, ClusterBench, Comment) -> Bool
   ) {
     for number in 0..<UInt64(ReferenceMatchTests.clusters) {
@@ -87,15 +87,13 @@ import Testing
   func policies() {
     var asked = 0
     var drops: [DropReason: Int] = [:]
-    follow(
-      1,
-      { change in
-        switch change {
-        case .upsert(.service), .upsert(.endpointSlice): false
-        default: true
-        }
+    let withoutServices: (Change) -> Bool = { change in
+      switch change {
+      case .upsert(.service), .upsert(.endpointSlice): false
+      default: true
       }
-    ) { cluster, bench, note in
+    }
+    follow(1, where: withoutServices) { cluster, bench, note in
       let probes = cluster.policyProbes(25)
       let reference = ReferencePolicy(state: cluster.state)
       let own = Set(cluster.state.node(cluster.node).map { $0.addresses.map(\.address) } ?? [])
