@@ -54,11 +54,12 @@ let package = Package(
     .target(
       name: "Agent", dependencies: ["Datastore", "Compiler", "Node", "Ports", "CLinux", logging], swiftSettings: strict),
     .target(name: "IPAM", dependencies: ["Model", "Addresses", "CLinux", grdb], swiftSettings: strict),
-    .target(name: "Bench", dependencies: ["Compiler", "Ports"], swiftSettings: strict),
+    .target(name: "Bench", dependencies: ["Compiler", "Ports", "IPAM"], swiftSettings: strict),
     .target(name: "Lab", dependencies: ["Addresses", "CLinux"], swiftSettings: strict),
     .executableTarget(name: "lab-probe", dependencies: ["Lab"], swiftSettings: strict),
     .executableTarget(
-      name: "kalsae", dependencies: ["Agent", "Bench", "Replay", "Lab", "CLinux", argumentParser], swiftSettings: strict
+      name: "kalsae", dependencies: ["Agent", "Bench", "IPAM", "Replay", "Lab", "CLinux", "Yams", argumentParser],
+      swiftSettings: strict
     ),
 
     .testTarget(name: "AddressesTests", dependencies: ["Addresses"], swiftSettings: strict),
@@ -67,7 +68,7 @@ let package = Package(
     .testTarget(name: "PortsTests", dependencies: ["Ports", "Lab"], swiftSettings: strict),
     .testTarget(name: "NodeTests", dependencies: ["Node", "Ports", "Lab"], swiftSettings: strict),
     .testTarget(name: "ModelTests", dependencies: ["Model", "Datastore", "Reference"], swiftSettings: strict),
-    .testTarget(name: "IPAMTests", dependencies: ["IPAM", "Model", "Addresses"], swiftSettings: strict),
+    .testTarget(name: "IPAMTests", dependencies: ["IPAM", "Model", "Addresses", "kalsae"], swiftSettings: strict),
     .testTarget(name: "DatastoreTests", dependencies: ["Datastore"], swiftSettings: strict),
     // What the rules say of services and policies, slowly and obviously; the compiled tables are held against it.
     .target(name: "Reference", dependencies: ["Model"], path: "Tests/Support/Reference", swiftSettings: strict),

@@ -24,7 +24,7 @@ struct Kalsae: ParsableCommand {
     subcommands: [
       DemoCommand.self, RunCommand.self, GetCommand.self, DropsCommand.self, FlowsCommand.self, BenchCommand.self,
       ReplayCommand.self,
-      TraceCommand.self,
+      TraceCommand.self, IPAMCommand.self,
     ])
 
   static let version = "0.1.0"

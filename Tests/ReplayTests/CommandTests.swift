@@ -69,16 +69,25 @@ struct CommandTests {
     let page = GoldenCase.folder.deletingLastPathComponent().deletingLastPathComponent().appending(
       path: "docs/kalsae.1")
     let manual = try String(contentsOf: page, encoding: .utf8)
-    let commands = try kalsae(["--help"]).output.split(separator: "SUBCOMMANDS:").last?.split(separator: "\n").filter {
-      $0.hasPrefix("  ") && !$0.hasPrefix("   ") && !$0.contains("kalsae help")
-    }.compactMap { $0.split(separator: " ").first.map(String.init) }
-    #expect((commands?.count ?? 0) >= 6)
-    for command in commands ?? [] {
+    func subcommands(_ help: String) -> [String] {
+      guard help.contains("SUBCOMMANDS:") else { return [] }
+      return (help.split(separator: "SUBCOMMANDS:").last?.split(separator: "\n") ?? []).filter {
+        $0.hasPrefix("  ") && !$0.hasPrefix("   ") && !$0.contains("kalsae help")
+      }.compactMap { $0.split(separator: " ").first.map(String.init) }
+    }
+    let commands = subcommands(try kalsae(["--help"]).output)
+    #expect(commands.count >= 6)
+    for command in commands {
       #expect(manual.contains(".Cm \(command)\n"), "\(command)")
       let help = try kalsae(["help", command]).output
-      for match in help.matches(of: /(?m)^ {2}(?:-[a-z], )?--([a-z-]+)/) {
-        let option = match.1
-        #expect(manual.contains("Fl -\(option)"), "\(command) --\(option)")
+      let more = try subcommands(help).filter { $0 != "help" }.map {
+        ("\(command) \($0)", try kalsae(["help", command, $0]).output)
+      }
+      for (name, help) in [(command, help)] + more {
+        for match in help.matches(of: /(?m)^ {2}(?:-[a-z], )?--([a-z-]+)/) {
+          let option = match.1
+          #expect(manual.contains("Fl -\(option)"), "\(name) --\(option)")
+        }
       }
     }
   }

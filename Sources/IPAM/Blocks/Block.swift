@@ -12,11 +12,13 @@ public struct Block: Codable, Sendable, Equatable {
   /// The place to look at first: after the last address given, so that an address comes again as late as possible.
   private(set) var next = 0
   /// Rises with each address given: tells two allocations of one address apart.
-  private(set) var sequence: UInt64 = 0
+  private(set) var sequence: UInt64
 
-  init(cidr: IPPrefix, node: String?) {
+  /// `time`: seconds since 1970. The numbers of a block that is made anew begin after those of the one before it.
+  init(cidr: IPPrefix, node: String?, time: Int64) {
     self.cidr = cidr
     self.node = node
+    sequence = UInt64(max(0, time)) << 20
   }
 
   /// How many addresses the block has.

@@ -74,7 +74,7 @@ struct BlockClaims {
         return false
       }
       if try objects.block(cidr) == nil {
-        try objects.put(Objects.Versioned(value: Block(cidr: cidr, node: node), revision: nil))
+        try objects.put(Objects.Versioned(value: Block(cidr: cidr, node: node, time: manager.time()), revision: nil))
       }
       if affinity.value.state == .pending {
         affinity.value.state = .confirmed

@@ -8,6 +8,9 @@ import Glibc
 /// is on the disk when it returns (write-ahead log, `synchronous = FULL`). Who waits for the lock asks again at short,
 /// random intervals that do not grow, so that no process waits longer than the others.
 public final class SQLiteStore: ObjectStore {
+  /// Where the agent of a machine keeps its addresses.
+  public static let defaultPath = "/var/lib/kalsae/ipam.db"
+
   /// The database file.
   public let path: String
   private let queue: DatabaseQueue

@@ -6,8 +6,9 @@ import Replay
 /// `kalsae bench`
 struct BenchCommand: ParsableCommand {
   static let configuration = CommandConfiguration(
-    commandName: "bench", abstract: "Measure the packet path on this machine.",
-    subcommands: [PipelineBenchCommand.self], defaultSubcommand: PipelineBenchCommand.self)
+    commandName: "bench", abstract: "Measure the packet path and address management on this machine.",
+    subcommands: [PipelineBenchCommand.self, AddressBenchCommand.self, AddressWorkerCommand.self],
+    defaultSubcommand: PipelineBenchCommand.self)
 }
 
 /// `kalsae bench pipeline`
