@@ -54,7 +54,7 @@ let package = Package(
     .target(
       name: "Agent", dependencies: ["Datastore", "Compiler", "Node", "Ports", "CLinux", logging], swiftSettings: strict),
     .target(name: "IPAM", dependencies: ["Model", "Addresses", "CLinux", grdb], swiftSettings: strict),
-    .target(name: "Bench", dependencies: ["Compiler", "Ports", "IPAM"], swiftSettings: strict),
+    .target(name: "Bench", dependencies: ["Compiler", "Ports", "IPAM", "Lab", "CLinux"], swiftSettings: strict),
     .target(name: "Lab", dependencies: ["Addresses", "CLinux"], swiftSettings: strict),
     .executableTarget(name: "lab-probe", dependencies: ["Lab"], swiftSettings: strict),
     .executableTarget(

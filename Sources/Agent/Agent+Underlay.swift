@@ -12,6 +12,8 @@ struct UnderlayPort {
   var port: AFPacketPort
   var guardian: IngressGuard
   var classifier: PacketClassifier
+  /// The setting that it was opened with.
+  var tunnelOffload: Bool
 }
 
 extension Agent {
@@ -22,7 +24,12 @@ extension Agent {
       closeUnderlay()
       return had
     }
-    if let open = underlay, open.port.interfaceIndex != link.index || open.port.mac != link.mac { closeUnderlay() }
+    if let open = underlay,
+      open.port.interfaceIndex != link.index || open.port.mac != link.mac
+        || open.tunnelOffload != compiler.settings.tunnelOffload
+    {
+      closeUnderlay()
+    }
     if underlay == nil {
       do {
         try openUnderlay(link)
@@ -88,6 +95,7 @@ extension Agent {
     let guardian = try IngressGuard(interface: link.index, classifier: classifier, netlink: netlink)
     var options = AFPacketPort.Options.underlay
     options.filter = try socketFilter(classifier)
+    options.finishesTunnels = compiler.settings.tunnelOffload
     let port = try AFPacketPort(interface: link.index, options: options)
     let index = try dataPath.change { tables in
       let index = tables.addPort(describe(port, mtu: link.mtu))
@@ -97,9 +105,11 @@ extension Agent {
       }
       return index
     }
-    underlay = UnderlayPort(index: index, port: port, guardian: guardian, classifier: classifier)
+    underlay = UnderlayPort(
+      index: index, port: port, guardian: guardian, classifier: classifier, tunnelOffload: options.finishesTunnels)
     loosenReversePath(of: link.name)
     readNeighbours()
+    if let refusal = port.tunnelRefusal { log.notice("underlay: \(refusal)") }
     log.info("underlay: \(link.name), \(link.mac?.description ?? "?"), MTU \(link.mtu)")
   }
 

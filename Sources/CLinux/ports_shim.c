@@ -12,6 +12,7 @@
 #include <poll.h>
 #include <pthread.h>
 #include <sched.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -135,6 +136,14 @@ int kalsae_packet_ifindex(int fd) {
   socklen_t length = sizeof address;
   if (getsockname(fd, (struct sockaddr *)&address, &length)) return -1;
   return address.sll_ifindex;
+}
+
+_Static_assert(sizeof(struct kalsae_mark_message) == CMSG_SPACE(sizeof(uint32_t)), "struct cmsghdr");
+_Static_assert(offsetof(struct kalsae_mark_message, mark) == CMSG_LEN(0), "struct cmsghdr");
+
+void kalsae_mark_set(struct kalsae_mark_message *message, uint32_t mark) {
+  *message = (struct kalsae_mark_message){
+      .length = CMSG_LEN(sizeof mark), .level = SOL_SOCKET, .type = SO_MARK, .mark = mark};
 }
 
 int kalsae_send(int fd, struct kalsae_message *messages, unsigned count) {

@@ -212,7 +212,10 @@ public final class Cluster: Sendable {
   }
 
   /// Writes the NodeConfiguration of all nodes: lines of its spec.
-  public func configureNodes(_ lines: String...) throws {
+  public func configureNodes(_ lines: String...) throws { try configureNodes(lines) }
+
+  /// Writes the NodeConfiguration of all nodes; see `configureNodes(_:)`.
+  public func configureNodes(_ lines: [String]) throws {
     let spec = lines.map { "  \($0)\n" }.joined()
     try write(
       "configuration.yaml",

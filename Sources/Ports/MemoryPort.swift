@@ -14,6 +14,8 @@ public struct MemoryFrame: Sendable, Equatable {
   public var checksumVerified: Bool
   public var segmentation: Segmentation
   public var segmentSize: Int
+  /// The octets of the tunnel's headers that a super-frame leaves whole with (`Frame.tunnelLength`); else 0.
+  public var tunnelLength = 0
 
   public init(
     _ octets: [UInt8], timestamp: UInt64 = 0, wireLength: Int? = nil, partialChecksumStart: Int? = nil,
@@ -39,6 +41,7 @@ public struct MemoryFrame: Sendable, Equatable {
       partialChecksumOffset: partial ? Int(frame.checksumOffset) : 0,
       checksumVerified: frame.flags.contains(.checksumVerified), segmentation: frame.segmentation,
       segmentSize: Int(frame.segmentSize))
+    tunnelLength = Int(frame.tunnelLength)
   }
 
   /// Writes the octets into `frame`, which must have room, and notes the rest in it.
@@ -56,6 +59,7 @@ public struct MemoryFrame: Sendable, Equatable {
     }
     frame.segmentation = segmentation
     frame.segmentSize = UInt16(truncatingIfNeeded: segmentSize)
+    frame.tunnelLength = UInt8(truncatingIfNeeded: tunnelLength)
   }
 }
 

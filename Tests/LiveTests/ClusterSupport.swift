@@ -10,13 +10,18 @@ struct TestCluster {
   var a: Cluster.Node { cluster.nodes[0] }
   var b: Cluster.Node { cluster.nodes[1] }
 
+  /// `offload`: whether nodes' devices on the wire carry super-frames and partial checksums, as veth pairs do. Without,
+  /// the wire is as between machines: what a capture of it holds is finished.
   init(
     _ name: String, _ plans: [Cluster.NodePlan] = [.init("a"), .init("b")], underlayMTU: Int = 1500,
-    routedMTU: Int? = nil
+    routedMTU: Int? = nil, offload: Bool = false
   ) throws {
     lab = try Lab(name: name)
     cluster = try Cluster(
       lab: lab, program: try builtProgram("kalsae"), plans: plans, underlayMTU: underlayMTU, routedMTU: routedMTU)
+    guard !offload else { return }
+    for node in cluster.nodes { try node.namespace.setOffloads(false, of: "eth0") }
+    if let router = cluster.router { for number in 0...1 { try router.setOffloads(false, of: "eth\(number)") } }
   }
 
   /// Starts the agents; each is there to be stopped by its node's position.

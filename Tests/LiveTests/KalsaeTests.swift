@@ -14,11 +14,6 @@ struct KalsaeTests {
     try test.start()
     if family == .ipv4 { try test.cluster.setMode(mode) } else { try test.cluster.setMode(.direct, ipv6: mode) }
     let (a, b) = (test.a.pods, test.b.pods)
-    if mode == .direct {
-      // The checksums of super-frames are finished by the wire's devices, of which there are none here: each packet is
-      // made whole by the pods instead.
-      for pod in [a[0], b[0]] { try pod.namespace.setOffloads(false, of: "eth0") }
-    }
     let payload = try Payload(byteCount: 20_000_000)
     try judged(test.a.namespace, "eth0", try test.path("wire.pcap")) {
       for from in a {
@@ -151,6 +146,56 @@ struct KalsaeTests {
     }
     #expect(try PacketCheck.count(in: file, filter: "ipv6.src == \(test.a.ipv6) && icmp") >= 3)
     #expect(try PacketCheck.count(in: file, filter: "ip.src == \(test.a.ipv4) && icmp") == 0)
+  }
+
+  @Test(
+    "TUN-9: TCP in tunnels passes as super-frames from pod to pod, and as well where Kalsae cuts them itself",
+    arguments: [Cluster.Mode.ipip, .gre, .vxlan, .geneve], [true, false])
+  func superFrames(_ mode: Cluster.Mode, _ tunnelOffload: Bool) throws {
+    let test = try TestCluster("super", offload: true)
+    defer { test.lab.cleanUp() }
+    try test.cluster.configureNodes("tunnelOffload: \(tunnelOffload)")
+    try test.start()
+    try test.cluster.setMode(mode, ipv6: mode)
+    let (a, b) = (test.a.pods, test.b.pods)
+    let payload = try Payload(byteCount: 20_000_000)
+    let file = try test.path("wire.pcap")
+    let capture = try test.a.namespace.capture(on: "eth0", to: file, filter: "src \(test.a.ipv4)", snapLength: 128)
+    for (from, to) in [(a[0], b[0]), (a[1], b[1])] {
+      for family in IPFamily.allCases {
+        try test.lab.transfer(payload, from: from.namespace, to: to.namespace, address: to.address(family))
+      }
+    }
+    _ = try capture.stop()
+    // Not all are: the first round trips of a connection are small.
+    let long = try PacketCheck.count(in: file, filter: "frame.len > 10000")
+    let short = try PacketCheck.count(in: file, filter: "frame.len > 1000 && frame.len < 1600")
+    if tunnelOffload { #expect(long > 500 && short < 10_000) } else { #expect(long == 0 && short > 50_000) }
+    for node in test.cluster.nodes {
+      #expect(sum(of: "receiveErrors", in: try test.cluster.ask("ports", node)) == 0)
+    }
+  }
+
+  @Test("the setting tunnelOffload is followed while the agent runs")
+  func tunnelOffloadChanges() throws {
+    let test = try TestCluster("switch", offload: true)
+    defer { test.lab.cleanUp() }
+    try test.start()
+    try test.cluster.setMode(.vxlan)
+    let (from, to) = (test.a.pods[0], test.b.pods[0])
+    let payload = try Payload(byteCount: 3_000_000)
+    for value in [false, true] {
+      try test.cluster.configureNodes("tunnelOffload: \(value)")
+      try waitUntil("the agent to open its underlay anew") {
+        test.cluster.logText(of: test.a).ranges(of: "underlay: eth0").count == (value ? 3 : 2)
+      }
+      #expect(try from.namespace.ping("\(to.ipv4)", count: 2).isComplete)
+      let file = try test.path("wire-\(value).pcap")
+      let capture = try test.a.namespace.capture(on: "eth0", to: file, filter: "src \(test.a.ipv4)", snapLength: 128)
+      try test.lab.transfer(payload, from: from.namespace, to: to.namespace, address: .v4(to.ipv4))
+      _ = try capture.stop()
+      #expect((try PacketCheck.count(in: file, filter: "frame.len > 2000") > 0) == value)
+    }
   }
 
   @Test(

@@ -20,6 +20,7 @@ import Testing
       #expect(settings.genevePort == 6081 && settings.geneveVNI == 4096)
       #expect(settings.greKey == nil && !settings.greChecksum && !settings.greSequence)
       #expect(!settings.udpTunnelChecksum(over: .ipv4) && settings.udpTunnelChecksum(over: .ipv6))
+      #expect(settings.tunnelOffload)
       #expect(settings.dscpMode == .uniform && settings.ttlMode == .pipe && settings.ttl == 64)
       #expect(settings.mtu == nil && settings.sourceCheck && settings.workers == 1 && !settings.busyPoll)
       #expect(settings.flowTimeouts.tcpEstablished == .seconds(86400))
@@ -53,6 +54,7 @@ import Testing
       greChecksum: true
       greSequence: true
       udpTunnelChecksum: false
+      tunnelOffload: false
       dscpMode: pipe
       dscp: 46
       ttlMode: uniform
@@ -81,7 +83,7 @@ import Testing
     #expect(settings.tunnelIPFamily == .ipv6 && settings.vxlanPort == 8472 && settings.vxlanVNI == 0xff_ffff)
     #expect(settings.genevePort == 6082 && settings.geneveVNI == 7)
     #expect(settings.greKey == .max && settings.greChecksum && settings.greSequence)
-    #expect(!settings.udpTunnelChecksum(over: .ipv6))
+    #expect(!settings.udpTunnelChecksum(over: .ipv6) && !settings.tunnelOffload)
     #expect(settings.dscpMode == .pipe && settings.dscp == 46 && settings.ttlMode == .uniform && settings.ttl == 255)
     #expect(!settings.sourceCheck && settings.icmpErrorRate == 0 && settings.icmpErrorBurst == 6)
     #expect(settings.pathMTUTimeout == .seconds(300) && settings.fragmentTimeout == .seconds(60))

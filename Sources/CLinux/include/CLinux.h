@@ -5,3 +5,5 @@
 #include "lab_shim.h"
 #include "ports_shim.h"
 #include "process_shim.h"
+#include "traffic_shim.h"
+#include "tunnel_shim.h"

@@ -27,6 +27,16 @@ struct kalsae_message {
   uint64_t sent;
 };
 
+/// A control message of `sendmmsg` that sets the packet's mark (SO_MARK).
+struct kalsae_mark_message {
+  uint64_t length;
+  int32_t level;
+  int32_t type;
+  uint32_t mark;
+  uint32_t padding;
+};
+void kalsae_mark_set(struct kalsae_mark_message *message, uint32_t mark);
+
 /// A network device as its ioctls describe it.
 struct kalsae_interface {
   int32_t index;

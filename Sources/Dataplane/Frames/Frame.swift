@@ -59,6 +59,9 @@ public struct Frame: BitwiseCopyable {
   public var vlanTCI: UInt16
   public var flags: FrameFlags
   public var segmentation: Segmentation
+  /// Of a super-frame that leaves whole for a tunnel: the octets of the tunnel's headers, from the outer network layer to
+  /// the inner one, which the port's far side repeats before each segment (`PortCapabilities.tunnels`). Else 0.
+  public var tunnelLength: UInt8
   /// The port's own handle of the buffer.
   public var slot: UInt32
 
@@ -82,6 +85,7 @@ public struct Frame: BitwiseCopyable {
     vlanTCI = 0
     flags = []
     segmentation = .none
+    tunnelLength = 0
   }
 
   /// The packet's octets. They are the buffer's and live until the frame is released, whatever becomes of this value: a

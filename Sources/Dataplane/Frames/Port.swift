@@ -30,6 +30,10 @@ public struct PortCapabilities: OptionSet, Hashable, Sendable {
   /// Accepts UDP super-frames (USO).
   public static var udp: PortCapabilities { PortCapabilities(rawValue: 8) }
 
+  /// Accepts TCP super-frames in tunnels whose headers are the same before every segment, but for what IP and UDP have in
+  /// them: lengths, identification, the IPv4 header's checksum (`Frame.tunnelLength`).
+  public static var tunnels: PortCapabilities { PortCapabilities(rawValue: 16) }
+
   @inlinable
   public func carries(_ segmentation: Segmentation) -> Bool {
     switch segmentation {

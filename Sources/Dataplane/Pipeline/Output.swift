@@ -98,6 +98,11 @@ struct Output: ~Copyable {
       list.append(index)
       return
     }
+    if isTunnelled, capabilities.contains(.tunnels), isUniform(frame, tables.hops.records[hop]) {
+      batch[index].tunnelLength = UInt8(truncatingIfNeeded: tables.hops.records[hop].overhead)
+      list.append(index)
+      return
+    }
     // What is listed goes first, so that no flow is reordered.
     send(port, &batch, &drops, now)
     let length = Int(tables.hops.records[hop].length)
@@ -137,6 +142,14 @@ struct Output: ~Copyable {
       }
     }
   }
+}
+
+/// Whether the tunnel's headers are the same before every segment of a super-frame: outer checksums and sequence numbers
+/// are not, and lengths must fit their fields.
+private func isUniform(_ frame: Frame, _ hop: HopRecord) -> Bool {
+  frame.segmentation != .udp && frame.flags.contains(.checksumPartial)
+    && hop.options.isDisjoint(with: [.udpChecksum, .greChecksum, .greSequence])
+    && Int(frame.length) - EthernetHeader.length <= 65_535
 }
 
 extension Core {

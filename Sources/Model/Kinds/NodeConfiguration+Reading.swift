@@ -13,7 +13,8 @@ extension NodeConfiguration.Spec {
     "clusterCIDRs", "serviceCIDRs", "masqueradeAll", "localhostNodePorts", "nodePortAddresses", "loadBalancing",
     "affinityTableSize", "tcpBeLiberal", "healthzBindAddress", "metricsBindAddress", "underlayInterface", "mtu",
     "neighbors", "tunnelIPFamily", "vxlanPort", "vxlanVNI", "genevePort", "geneveVNI", "greKey", "greChecksum",
-    "greSequence", "udpTunnelChecksum", "dscpMode", "dscp", "ttlMode", "ttl", "sourceCheck", "icmpErrorRate",
+    "greSequence", "udpTunnelChecksum", "tunnelOffload", "dscpMode", "dscp", "ttlMode", "ttl", "sourceCheck",
+    "icmpErrorRate",
     "icmpErrorBurst", "pathMTUTimeout", "fragmentTimeout", "workers", "busyPoll", "flowTableSize", "flowTimeouts",
   ]
 
@@ -43,6 +44,7 @@ extension NodeConfiguration.Spec {
     greChecksum = spec["greChecksum"].bool()
     greSequence = spec["greSequence"].bool()
     udpTunnelChecksum = spec["udpTunnelChecksum"].bool()
+    tunnelOffload = spec["tunnelOffload"].bool()
     dscpMode = spec["dscpMode"].choice(HeaderFieldMode.self)
     dscp = spec["dscp"].int(in: 0...63).map(UInt8.init)
     ttlMode = spec["ttlMode"].choice(HeaderFieldMode.self)

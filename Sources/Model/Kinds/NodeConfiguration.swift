@@ -46,6 +46,7 @@ public struct NodeConfiguration: KubernetesObject {
     public var greChecksum: Bool?
     public var greSequence: Bool?
     public var udpTunnelChecksum: Bool?
+    public var tunnelOffload: Bool?
     public var dscpMode: HeaderFieldMode?
     public var dscp: UInt8?
     public var ttlMode: HeaderFieldMode?

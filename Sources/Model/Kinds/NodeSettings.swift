@@ -61,6 +61,10 @@ public struct NodeSettings: Sendable, Equatable {
   public var greSequence: Bool
   /// Whether VXLAN and Geneve packets carry a UDP checksum; nil = as ``udpTunnelChecksum(over:)`` says.
   public var udpTunnelChecksum: Bool?
+  /// Whether TCP super-frames in tunnels are handed to the kernel whole, to be cut by the device or at the last moment;
+  /// where false, or where the kernel cannot, they are cut before. For devices whose tunnel offloads are broken.
+  /// Default true.
+  public var tunnelOffload: Bool
   /// What tunnels do with the DSCP (RFC 2983, TUN-6). Default uniform: the underlay serves a packet as its sender
   /// asked.
   public var dscpMode: HeaderFieldMode
@@ -139,6 +143,7 @@ public struct NodeSettings: Sendable, Equatable {
     greChecksum = given(\.greChecksum) ?? false
     greSequence = given(\.greSequence) ?? false
     udpTunnelChecksum = given(\.udpTunnelChecksum)
+    tunnelOffload = given(\.tunnelOffload) ?? true
     dscpMode = given(\.dscpMode) ?? .uniform
     dscp = given(\.dscp) ?? 0
     ttlMode = given(\.ttlMode) ?? .pipe

@@ -30,6 +30,8 @@ public final class AFPacketPort: Port {
     public var promiscuous = false
     /// Goes past the device's queueing discipline when sending.
     public var bypassQueueing = false
+    /// Has the kernel cut TCP super-frames in tunnels, where it can (tcx, Linux 6.6): see tunnel_shim.c.
+    public var finishesTunnels = false
     /// Octets that may wait in the kernel to be sent.
     public var sendBuffer = 16 << 20
 
@@ -43,6 +45,7 @@ public final class AFPacketPort: Port {
       // A burst of some TCP windows in packets of the link.
       options.superFrames = .queue(32 << 20)
       options.slots = 4680
+      options.finishesTunnels = true
       return options
     }
   }
@@ -62,6 +65,10 @@ public final class AFPacketPort: Port {
   public var descriptor: Int32? { socket }
 
   private let socket: Int32
+  /// What holds the tunnel program at the device's egress; negative: none.
+  private let tunnels: Int32
+  /// Why the kernel does not cut super-frames in tunnels although it was asked to; nil: it does, or was not asked.
+  public let tunnelRefusal: PortError?
   private let namespace: String?
   private var ring: PacketRing
   /// Memory for super-frames from the socket's queue.
@@ -101,17 +108,21 @@ public final class AFPacketPort: Port {
         detail: "\(options.slots) slots, \(options.filter.count) filter instructions",
         remedy: "choose 1 to 65535 slots and at most 4096 instructions")
     }
-    let (device, socket, memory, slotSize, blocks) = try inNamespace(options.namespace, device: label) {
-      () throws(PortError) -> (InterfaceDescription, Int32, UInt, Int, Int) in
+    let (device, socket, memory, slotSize, blocks, tunnels, refusal) = try inNamespace(
+      options.namespace, device: label
+    ) { () throws(PortError) -> (InterfaceDescription, Int32, UInt, Int, Int, Int32, PortError?) in
       let device = try find()
       let slotSize =
         if case .ring = options.superFrames { PacketRing.largestSlot } else { PacketRing.slotSize(mtu: device.mtu) }
       let perBlock = PacketRing.blockSize / slotSize
       let blocks = (options.slots + perBlock - 1) / perBlock
       let (socket, memory) = try AFPacketPort.open(device, options, slotSize: slotSize, blocks: blocks)
-      return (device, socket, memory, slotSize, blocks)
+      let (tunnels, refusal) = options.finishesTunnels ? AFPacketPort.attachTunnels(device) : (-1, nil)
+      return (device, socket, memory, slotSize, blocks, tunnels, refusal)
     }
     self.socket = socket
+    self.tunnels = tunnels
+    tunnelRefusal = refusal
     ring = unsafe PacketRing(
       unsafe: UnsafeMutableRawPointer(bitPattern: memory)!, blocks: blocks, slotSize: slotSize)
     // Untouched where the ring has room for everything.
@@ -123,11 +134,30 @@ public final class AFPacketPort: Port {
     namespace = options.namespace
     if !device.isUp { state = .down }
     // The kernel finishes what the device cannot. UDP segmentation came to vnet headers with Linux 6.2.
-    capabilities =
-      kalsae_kernel_at_least(6, 2) != 0 ? [.checksum, .tcp4, .tcp6, .udp] : [.checksum, .tcp4, .tcp6]
+    var capabilities: PortCapabilities = [.checksum, .tcp4, .tcp6]
+    if kalsae_kernel_at_least(6, 2) != 0 { capabilities.insert(.udp) }
+    if tunnels >= 0 { capabilities.insert(.tunnels) }
+    self.capabilities = capabilities
   }
 
-  deinit { close(socket) }
+  deinit {
+    close(socket)
+    if tunnels >= 0 { close(tunnels) }
+  }
+
+  /// Attaches the tunnel program: the descriptor that holds it, or why that cannot be.
+  private static func attachTunnels(_ device: InterfaceDescription) -> (Int32, PortError?) {
+    var step: UnsafePointer<CChar>?
+    let result = unsafe kalsae_tunnel_attach(device.index, &step)
+    guard result < 0 else { return (result, nil) }
+    let operation = unsafe step.map { unsafe String(cString: $0) } ?? "attach the tunnel program"
+    return (
+      -1,
+      PortError(
+        device: device.name, operation: operation, code: -result,
+        remedy: "it needs Linux 6.6 or later; until then super-frames in tunnels are cut here, which is slower")
+    )
+  }
 
   /// The descriptor, and the address of the ring's memory.
   private static func open(

@@ -7,7 +7,9 @@ import Replay
 struct BenchCommand: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "bench", abstract: "Measure the packet path and address management on this machine.",
-    subcommands: [PipelineBenchCommand.self, AddressBenchCommand.self, AddressWorkerCommand.self],
+    subcommands: [
+      PipelineBenchCommand.self, LiveBenchCommand.self, AddressBenchCommand.self, AddressWorkerCommand.self,
+    ],
     defaultSubcommand: PipelineBenchCommand.self)
 }
 

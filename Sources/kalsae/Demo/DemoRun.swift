@@ -225,7 +225,7 @@ final class DemoRun {
 }
 
 /// The path of the running program.
-private func ownPath() -> String? {
+func ownPath() -> String? {
   var buffer = [UInt8](repeating: 0, count: 4096)
   let count = unsafe buffer.withUnsafeMutableBytes {
     unsafe readlink("/proc/self/exe", $0.baseAddress!.assumingMemoryBound(to: CChar.self), $0.count)

@@ -258,6 +258,43 @@ import Testing
   }
 
   @Test(
+    "TUN-9 a super-frame leaves a tunnel whole for a port that finishes tunnels, where all its headers can be repeated",
+    arguments: tunnels)
+  func superFramesForTunnelPort(_ encapsulation: Encapsulation) throws {
+    for outer in OffloadTests.families {
+      for family in OffloadTests.families {
+        for options in [HopOptions([]), [.udpChecksum, .greChecksum], [.greSequence]] {
+          for isTCP in [true, false] {
+            let able = OffloadTests.offloads.union(.tunnels)
+            let bench = Bench(encapsulation, outer: outer, capabilities: able) { $0.options = options }
+            let frame = superFrame(
+              bench, family, to: bench.remote(10, family), isTCP: isTCP, count: 20_000 + 7, size: 1000)
+            let sent = bench.send([frame], at: bench.podA).frames[bench.underlay] ?? []
+            guard isTCP, options.isDisjoint(with: [.udpChecksum, .greChecksum, .greSequence]) else {
+              #expect(sent.count == 21 && sent.allSatisfy { $0.tunnelLength == 0 && $0.segmentation == .none })
+              continue
+            }
+            try #require(sent.count == 1)
+            let whole = sent[0]
+            let overhead = whole.octets.count - frame.octets.count
+            #expect(whole.tunnelLength == overhead)
+            #expect(whole.segmentation == frame.segmentation && whole.segmentSize == 1000)
+            #expect(whole.partialChecksumStart == frame.partialChecksumStart! + overhead)
+            #expect(Array(whole.octets[(14 + overhead)...]) == hopped(Array(frame.octets[14...])))
+            // The outer headers are those of an ordinary packet of the length of the whole.
+            let two = Bench(node: 2, encapsulation, outer: outer, capabilities: OffloadTests.offloads) {
+              $0.options = options
+            }
+            let delivered = two.send([whole], at: two.underlay).frames[two.podA] ?? []
+            #expect(delivered.count == 1 && delivered.first?.segmentation == frame.segmentation)
+            #expect(delivered.first.map { Array(payload($0)) } == Array(payload(frame)))
+          }
+        }
+      }
+    }
+  }
+
+  @Test(
     "TUN-2 TUN-9 sequence numbers and identifications go on behind the segments of a super-frame",
     arguments: [true, false])
   func numbering(_ isTCP: Bool) {

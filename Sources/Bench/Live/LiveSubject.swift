@@ -1,0 +1,129 @@
+import Addresses
+import CLinux
+import Lab
+
+/// Two pods and what carries packets between them.
+final class LiveSubject {
+  let name: String
+  let lab: Lab
+  /// The pods, with their IPv4 addresses.
+  let pods: [(namespace: Namespace, address: IPv4Address)]
+  /// The programs that move packets; none where the kernel does.
+  let daemons: [Child]
+
+  init(_ name: String, _ lab: Lab, pods: [(namespace: Namespace, address: IPv4Address)], daemons: [Child] = []) {
+    self.name = name
+    self.lab = lab
+    self.pods = pods
+    self.daemons = daemons
+  }
+}
+
+/// What packets can be carried by.
+enum LiveKind: Equatable {
+  /// The pods on one veth pair: the least that there is.
+  case veth
+  /// The kernel routes; `tunnel` is a link type of ip(8), nil: none.
+  case kernel(tunnel: String?)
+  /// Kalsae's agents; `attachment` is how the pods are attached, `settings` what the nodes' configuration says.
+  case kalsae(Cluster.Mode, Cluster.Attachment, settings: [String] = [])
+
+  /// All of them by name, in the order of the table.
+  static let all: [(name: String, kind: LiveKind)] =
+    [
+      ("veth", .veth), ("kernel-route", .kernel(tunnel: nil)), ("kernel-vxlan", .kernel(tunnel: "vxlan")),
+      ("kernel-ipip", .kernel(tunnel: "ipip")), ("kernel-gre", .kernel(tunnel: "gre")),
+    ]
+    + [Cluster.Mode.direct, .vxlan, .ipip, .gre, .geneve].map {
+      ("kalsae-\($0.rawValue)", .kalsae($0, .veth))
+    } + [
+      ("kalsae-vxlan-tap", .kalsae(.vxlan, .tap)),
+      ("kalsae-vxlan-cut", .kalsae(.vxlan, .veth, settings: ["tunnelOffload: false"])),
+      ("kalsae-vxlan-poll", .kalsae(.vxlan, .veth, settings: [polling])),
+    ]
+
+  private static let polling = "busyPoll: true"
+
+  /// What is measured where nothing is chosen.
+  static let usual = [
+    "veth", "kernel-route", "kernel-vxlan", "kalsae-direct", "kalsae-vxlan", "kalsae-ipip", "kalsae-gre",
+  ]
+
+  func make(_ name: String, program: String) throws -> LiveSubject {
+    switch self {
+    case .veth: try LiveKind.makeVeth(name)
+    case .kernel(let tunnel): try LiveKind.makeKernel(name, tunnel)
+    case .kalsae(let mode, let attachment, let settings):
+      try LiveKind.makeKalsae(name, program, mode, attachment, settings)
+    }
+  }
+
+  private static func makeVeth(_ name: String) throws -> LiveSubject {
+    let lab = try Lab(name: "live-\(name)")
+    let (a, b) = (try lab.namespace("a"), try lab.namespace("b"))
+    try lab.veth(Endpoint(a, "eth0", addresses: ["10.244.0.2/16"]), Endpoint(b, "eth0", addresses: ["10.244.1.2/16"]))
+    return LiveSubject(
+      name, lab, pods: [(a, IPv4Address(10, 244, 0, 2)), (b, IPv4Address(10, 244, 1, 2))])
+  }
+
+  /// Two nodes that forward, a pod on each, as a simple CNI plugin sets them up.
+  private static func makeKernel(_ name: String, _ tunnel: String?) throws -> LiveSubject {
+    let lab = try Lab(name: "live-\(name)")
+    let nodes = [try lab.namespace("a"), try lab.namespace("b")]
+    let pods = [try lab.namespace("pod-a"), try lab.namespace("pod-b")]
+    try lab.veth(
+      Endpoint(nodes[0], "eth0", addresses: ["10.0.0.1/24"]), Endpoint(nodes[1], "eth0", addresses: ["10.0.0.2/24"]))
+    for number in 0...1 {
+      let (own, other) = (nodes[number], 1 - number)
+      try own.setForwarding(true)
+      try lab.veth(
+        Endpoint(own, "pod0", addresses: ["169.254.1.1/32"]),
+        Endpoint(pods[number], "eth0", addresses: ["10.244.\(number).2/32"]))
+      try pods[number].ip("route add 169.254.1.1 dev eth0", "route add default via 169.254.1.1 dev eth0")
+      try own.ip("route add 10.244.\(number).2 dev pod0")
+      let (local, remote) = ("10.0.0.\(number + 1)", "10.0.0.\(other + 1)")
+      var overhead = 0
+      switch tunnel {
+      case nil: try own.ip("route add 10.244.\(other).0/24 via \(remote)")
+      case "vxlan":
+        // As flannel does it: the other node's device is a neighbour with a known address.
+        try own.ip(
+          "link add tun0 address 02:88:00:00:00:0\(number + 1) type vxlan id 1 dev eth0 local \(local) dstport 4789 "
+            + "nolearning", "link set tun0 mtu 1450 up", "addr add 10.244.\(number).0/32 dev tun0",
+          "neigh add 10.244.\(other).0 lladdr 02:88:00:00:00:0\(other + 1) dev tun0 nud permanent",
+          "route add 10.244.\(other).0/24 via 10.244.\(other).0 dev tun0 onlink")
+        try own.run(
+          "bridge", "fdb", "append", "02:88:00:00:00:0\(other + 1)", "dev", "tun0", "dst", remote
+        ).check()
+        overhead = 50
+      case let kind?:
+        try own.ip(
+          "link add tun1 type \(kind) local \(local) remote \(remote)", "link set tun1 up",
+          "route add 10.244.\(other).0/24 dev tun1")
+        overhead = kind == "gre" ? 24 : 20
+      }
+      try pods[number].setMTU(1500 - overhead, of: "eth0")
+    }
+    return LiveSubject(
+      name, lab, pods: (0...1).map { (pods[$0], IPv4Address(10, 244, UInt8($0), 2)) })
+  }
+
+  private static func makeKalsae(
+    _ name: String, _ program: String, _ mode: Cluster.Mode, _ attachment: Cluster.Attachment, _ settings: [String]
+  ) throws -> LiveSubject {
+    let lab = try Lab(name: "live-\(name)")
+    let cluster = try Cluster(
+      lab: lab, program: program, plans: [.init("a", pods: [attachment]), .init("b", pods: [attachment])])
+    if !settings.isEmpty { try cluster.configureNodes(settings) }
+    let agents = try cluster.start()
+    if settings.contains(polling) {
+      // Two that never sleep must not share a processor.
+      for (number, agent) in agents.enumerated() {
+        _ = kalsae_process_pin(agent.pid, Int32(number % Processors.count))
+      }
+    }
+    try cluster.setMode(mode)
+    return LiveSubject(
+      name, lab, pods: cluster.pods.map { ($0.namespace, $0.ipv4) }, daemons: agents)
+  }
+}

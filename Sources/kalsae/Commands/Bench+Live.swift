@@ -1,0 +1,111 @@
+import ArgumentParser
+import Bench
+import FoundationEssentials
+import Lab
+import Replay
+
+/// `kalsae bench live`
+struct LiveBenchCommand: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "live", abstract: "Measure pods' traffic through the daemon and through its peers, in one run.",
+    discussion: """
+      Makes two nodes in network namespaces, once for each subject, with a pod on each, and measures from pod to pod: TCP \
+      by iperf3 (cubic, one and four streams), small UDP packets, round-trip times, and the daemons' processor time. \
+      Every subject is measured once a round; the table shows medians and, in brackets, the ratio to kernel-vxlan \
+      inside a round. All programs share this machine's processors: figures of one run compare, others do not.
+
+      Everything is taken away again at the end, after a failure, and at Ctrl-C. Needs root and iperf3.
+      """)
+
+  @Option(
+    help: ArgumentHelp(
+      "What carries the packets, separated by commas: \(LiveBench.subjectNames.joined(separator: ", ")).",
+      valueName: "names"))
+  var subjects: String?
+
+  @Option(
+    help: ArgumentHelp(
+      "What is measured, separated by commas: \(LiveMeasure.allCases.map(\.rawValue).joined(separator: ", ")).",
+      valueName: "names"))
+  var measures: String?
+
+  @Option(help: ArgumentHelp("How often every subject is measured.", valueName: "n"))
+  var rounds = 3
+
+  @Option(help: ArgumentHelp("The length of one measurement.", valueName: "seconds"))
+  var seconds = 1.0
+
+  @Option(help: "How the result is written.")
+  var output: OutputFormat = .text
+
+  func validate() throws {
+    guard (1...100).contains(rounds) else { throw ValidationError("--rounds: give a number from 1 to 100") }
+    guard (0.2...60).contains(seconds) else { throw ValidationError("--seconds: give a number from 0.2 to 60") }
+    for name in chosenSubjects where !LiveBench.subjectNames.contains(name) {
+      throw ValidationError(
+        "--subjects: no subject \(name); there are \(LiveBench.subjectNames.joined(separator: ", "))")
+    }
+    for name in LiveBenchCommand.names(measures) where LiveMeasure(rawValue: name) == nil {
+      throw ValidationError(
+        "--measures: no measure \(name); there are \(LiveMeasure.allCases.map(\.rawValue).joined(separator: ", "))")
+    }
+  }
+
+  private var chosenSubjects: [String] { LiveBenchCommand.names(subjects) }
+
+  private static func names(_ text: String?) -> [String] {
+    (text ?? "").split(separator: ",").map { String($0).trimmed }
+  }
+
+  func run() throws {
+    if let reason = Lab.unavailableReason { throw Failure(.unavailable, "bench: \(reason)") }
+    guard let program = ownPath() else { throw Failure(.software, "bench: cannot find the path of this program") }
+    Interruption.onSignal { _ in Standard.error("\ninterrupted: taking everything away…\n") }
+    var bench = LiveBench()
+    bench.rounds = rounds
+    bench.seconds = seconds
+    if subjects != nil { bench.subjects = chosenSubjects }
+    if measures != nil { bench.measures = LiveBenchCommand.names(measures).compactMap(LiveMeasure.init) }
+    bench.progress = { text in if Standard.errorIsTerminal { Standard.error("\r\u{1b}[K\(text)") } }
+    let results: [LiveResult]
+    do {
+      results = try bench.run(program: program)
+    } catch {
+      throw Failure(.difference, "bench: \(error)")
+    }
+    if Standard.errorIsTerminal { Standard.error("\r\u{1b}[K") }
+    switch output {
+    case .text: try Standard.output(table(results, bench))
+    case .json:
+      struct Report: Encodable {
+        var machine = LiveMachine()
+        var results: [LiveResult]
+      }
+      let encoder = JSONEncoder()
+      encoder.outputFormatting = [.prettyPrinted, .sortedKeys]
+      try Standard.output(String(decoding: try encoder.encode(Report(results: results)), as: UTF8.self) + "\n")
+    }
+  }
+
+  private func table(_ results: [LiveResult], _ bench: LiveBench) -> String {
+    let machine = LiveMachine()
+    let columns = bench.measures.filter { measure in results.contains { $0.measure == measure } }
+    var table = TextTable(["SUBJECT"] + columns.map { ">\($0.title)" })
+    for name in LiveBench.subjectNames where results.contains(where: { $0.subject == name }) {
+      table.add(
+        [name]
+          + columns.map { measure in
+            guard let result = results.first(where: { $0.subject == name && $0.measure == measure }) else { return "-" }
+            return text(result.median) + (result.ratio.map { " (\(text($0)))" } ?? "")
+          })
+    }
+    return "\(machine.processor), \(machine.processors) processors, Linux \(machine.kernel); medians of "
+      + "\(bench.rounds) rounds of \(bench.seconds) s; in brackets the ratio to kernel-vxlan\n" + table.text
+  }
+
+  private func text(_ value: Double) -> String {
+    let factor = value < 10 ? 100.0 : value < 100 ? 10 : 1
+    let rounded = (value * factor).rounded() / factor
+    return factor == 1 ? "\(Int(rounded))" : "\(rounded)"
+  }
+}
