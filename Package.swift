@@ -76,6 +76,7 @@ let package = Package(
     .testTarget(
       name: "CompilerTests", dependencies: ["Compiler", "Dataplane", "Ports", "Model", "Addresses", "Reference"],
       swiftSettings: strict),
+    .testTarget(name: "BenchTests", dependencies: ["Bench"], swiftSettings: strict),
     .testTarget(name: "ReplayTests", dependencies: ["Replay", "kalsae", "allocation-probe"], swiftSettings: strict),
     .target(name: "CCounting", path: "Tests/Support/CCounting"),
     .executableTarget(

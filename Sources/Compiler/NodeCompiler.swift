@@ -95,14 +95,14 @@ public final class NodeCompiler {
     for change in changes {
       switch change {
       case .upsert(let resource):
-        let key = resource.object.key
-        let old = state[key]
-        if old == resource { continue }
-        withdraw(old)
+        if let old = state[resource.key] {
+          if old == resource { continue }
+          withdraw(old)
+        }
         state.apply(change)
         enter(resource)
       case .delete(let key):
-        let old = state[key]
+        guard let old = state[key] else { continue }
         state.apply(change)
         withdraw(old)
       }
@@ -125,7 +125,7 @@ public final class NodeCompiler {
     }
   }
 
-  private func withdraw(_ resource: Resource?) {
+  private func withdraw(_ resource: Resource) {
     switch resource {
     case .pod(let pod):
       disclaim(pod)
@@ -138,7 +138,6 @@ public final class NodeCompiler {
     case .endpointSlice(let slice): services.withdraw(slice)
     case .namespace(let namespace): policies.note(namespace: namespace.name)
     case .networkPolicy(let policy): policies.note(policy: policy.key, isPresent: false)
-    case nil: break
     }
   }
 

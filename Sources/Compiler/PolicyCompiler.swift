@@ -2,20 +2,14 @@ import Addresses
 import Dataplane
 import Model
 
-/// Compiles network policies. Pods that no policy can tell apart share an identity, and pods of this node that the same
-/// policies select share a group of rules; so a policy costs per identity, not per pod.
+/// Compiles network policies. Pods of this node that the same policies select share a group of rules; who the peers of
+/// rules are is kept apart from the rules (`PolicyPeers`), so that a pod that comes or goes touches none.
 struct PolicyCompiler {
   private let node: String
   /// Whether the policies of all nodes' pods are compiled, for those who explain, or the own node's alone.
   private let explains: Bool
 
-  // Identities.
-  private var identities: [IdentityKey: IdentityIndex] = [:]
-  private var identityUsers: [IdentityIndex: Int] = [:]
-  private var identityKeys: [IdentityIndex: IdentityKey] = [:]
-  private var identitiesOfNamespace: [String: Set<IdentityIndex>] = [:]
-  private var freeIdentities: [IdentityIndex] = []
-  private var nextIdentity: IdentityIndex = 1
+  private var peers = PolicyPeers()
 
   // Pods.
   private var pods: [ObjectKey: PodEntry] = [:]
@@ -29,45 +23,25 @@ struct PolicyCompiler {
   private var nodeAddresses: [ObjectKey: (node: UInt32, addresses: [IPAddress])] = [:]
   private var nodesOfAddress: [IPAddress: [ObjectKey]] = [:]
 
-  // Groups.
-  private var groups: [GroupKey: PolicyGroupIndex] = [:]
-  private var groupRecords: [PolicyGroupIndex: Group] = [:]
-  private var groupsOfPolicy: [ObjectKey: Set<PolicyGroupIndex>] = [:]
-  private var freeGroups: [PolicyGroupIndex] = []
-  private var nextGroup: PolicyGroupIndex = 1
-
-  /// The groups whose rules name a block.
-  private var blockUsers: [IPPrefix: Int] = [:]
-
+  // Policies, and the groups of rules that are made of them.
   private var policiesOfNamespace: [String: Set<ObjectKey>] = [:]
+  /// Those that some group is made of.
+  private var compiled: [ObjectKey: CompiledPolicy] = [:]
+  private var groups = Numbering<GroupKey>()
+  private var podsOfGroup: [PolicyGroupIndex: Set<ObjectKey>] = [:]
+  private var groupsOfPolicy: [ObjectKey: Set<PolicyGroupIndex>] = [:]
 
   // What is noted for the next commit.
   private var dirtyPods: Set<ObjectKey> = []
   private var dirtyNodes: Set<ObjectKey> = []
+  private var dirtyPolicies: Set<ObjectKey> = []
   private var dirtyGroups: Set<PolicyGroupIndex> = []
-  private var newIdentities: Set<IdentityIndex> = []
-  private var goneIdentities: Set<IdentityIndex> = []
   /// Groups that may have no pods any more.
   private var leftGroups: Set<PolicyGroupIndex> = []
 
   init(node: String, explains: Bool) {
     self.node = node
     self.explains = explains
-  }
-
-  /// What policies can see of a pod.
-  private struct IdentityKey: Hashable {
-    var namespace: String
-    var labels: [String: String]
-    var namespaceLabels: [String: String]
-    /// NP-5: a named port is looked up on each destination pod.
-    var ports: Set<NamedPort>
-  }
-
-  private struct NamedPort: Hashable {
-    var name: String
-    var transport: TransportProtocol
-    var number: UInt16
   }
 
   private struct PodEntry {
@@ -82,14 +56,13 @@ struct PolicyCompiler {
   private struct GroupKey: Hashable {
     var direction: NetworkPolicy.Direction
     var policies: Set<ObjectKey>
-    /// The pods' named ports: incoming rules may name them.
-    var ports: Set<NamedPort>
   }
 
-  private struct Group {
-    var key: GroupKey
-    var pods: Set<ObjectKey>
-    var blocks: Set<IPPrefix>
+  /// What a policy allows, and the numbers that it uses for that.
+  private struct CompiledPolicy {
+    var rules: [NetworkPolicy.Direction: [(peer: PeerIndex, ports: PolicyPorts)]] = [:]
+    var peers: [PeerIndex] = []
+    var names: [PortNameIndex] = []
   }
 
   // MARK: Changes
@@ -105,10 +78,13 @@ struct PolicyCompiler {
       policiesOfNamespace[policy.namespace, default: []].insert(policy)
     } else {
       policiesOfNamespace[policy.namespace]?.remove(policy)
+      if policiesOfNamespace[policy.namespace]?.isEmpty == true { policiesOfNamespace[policy.namespace] = nil }
     }
     // Whom it selects may have changed, and what it says.
-    dirtyPods.formUnion(podsOfNamespace[policy.namespace] ?? [])
-    dirtyGroups.formUnion(groupsOfPolicy[policy] ?? [])
+    for pod in podsOfNamespace[policy.namespace] ?? [] where explains || pods[pod]?.isLocal == true {
+      dirtyPods.insert(pod)
+    }
+    dirtyPolicies.insert(policy)
   }
 
   // MARK: Commit
@@ -118,29 +94,25 @@ struct PolicyCompiler {
       setNodeAddresses(key, node: key.name, state.nodes[key].map(NodeCompiler.addresses) ?? [], &tables)
     }
     dirtyNodes.removeAll(keepingCapacity: true)
-    guard !dirtyPods.isEmpty || !dirtyGroups.isEmpty else { return }
+    guard !dirtyPods.isEmpty || !dirtyPolicies.isEmpty else { return }
+    for policy in dirtyPolicies.sorted() where groupsOfPolicy[policy] != nil {
+      compile(policy, state)
+      dirtyGroups.formUnion(groupsOfPolicy[policy] ?? [])
+    }
+    dirtyPolicies.removeAll()
     var changes: [(ObjectKey, PodEntry)] = []
     for key in dirtyPods.sorted(by: { ($0.namespace, $0.name) < ($1.namespace, $1.name) }) {
       if let entry = classify(key, state, &tables) { changes.append((key, entry)) }
     }
-    dirtyPods.removeAll(keepingCapacity: true)
+    dirtyPods.removeAll()
     // Rules before those who are subject to them: a pod is never without the rules that isolate it.
-    noteGroupsThatSee(newIdentities, state)
-    let seen = dirtyGroups
-    dirtyGroups.removeAll(keepingCapacity: true)
-    newIdentities.removeAll(keepingCapacity: true)
-    for group in seen.sorted() { write(group, &tables, state) }
+    peers.publish(to: &tables)
+    for group in dirtyGroups.sorted() { write(group, &tables) }
+    dirtyGroups.removeAll()
     for (key, entry) in changes { install(key, entry, &tables) }
-    for group in leftGroups where groupRecords[group]?.pods.isEmpty == true { dissolve(group, &tables, state) }
-    leftGroups.removeAll(keepingCapacity: true)
-    // Numbers of identities that nobody has any more are free once no rule names them.
-    if !goneIdentities.isEmpty {
-      noteGroupsThatSee(goneIdentities, state)
-      for identity in goneIdentities where identityUsers[identity] == nil { forget(identity) }
-      goneIdentities.removeAll()
-      for group in dirtyGroups.sorted() { write(group, &tables, state) }
-      dirtyGroups.removeAll(keepingCapacity: true)
-    }
+    for group in leftGroups where podsOfGroup[group]?.isEmpty == true { dissolve(group, &tables) }
+    leftGroups.removeAll()
+    peers.retire(from: &tables)
   }
 
   /// Finds out a pod's identity and groups; nil where nothing changes.
@@ -154,8 +126,8 @@ struct PolicyCompiler {
     }
     podsOfNamespace[key.namespace, default: []].insert(key)
     let ports = namedPorts(pod)
-    let identity = identity(
-      IdentityKey(
+    let identity = peers.take(
+      PolicyPeers.Identity(
         namespace: pod.namespace, labels: pod.metadata.labels, namespaceLabels: namespaceLabels(pod.namespace, state),
         ports: ports))
     var entry = PodEntry(
@@ -169,8 +141,7 @@ struct PolicyCompiler {
       for direction in NetworkPolicy.Direction.allCases {
         let policies = selecting.filter { state.networkPolicies[$0]?.policyTypes.contains(direction) == true }
         guard !policies.isEmpty else { continue }
-        let group = group(
-          GroupKey(direction: direction, policies: policies, ports: direction == .ingress ? ports : []))
+        let group = group(GroupKey(direction: direction, policies: policies), state)
         if direction == .ingress { entry.ingress = group } else { entry.egress = group }
       }
     }
@@ -178,15 +149,14 @@ struct PolicyCompiler {
   }
 
   /// Of several ports of a name and protocol the first counts.
-  private func namedPorts(_ pod: Pod) -> Set<NamedPort> {
-    var ports: Set<NamedPort> = []
+  private func namedPorts(_ pod: Pod) -> Set<PolicyPeers.NamedPort> {
+    var ports: [PolicyPeers.PortName: UInt16] = [:]
     for port in pod.ports {
-      guard let name = port.name, !ports.contains(where: { $0.name == name && $0.transport == port.protocol }) else {
-        continue
-      }
-      ports.insert(NamedPort(name: name, transport: port.protocol, number: port.number))
+      guard let name = port.name.map({ PolicyPeers.PortName(name: $0, transport: port.protocol) }), ports[name] == nil
+      else { continue }
+      ports[name] = port.number
     }
-    return ports
+    return Set(ports.map { PolicyPeers.NamedPort(name: $0.key, number: $0.value) })
   }
 
   private func namespaceLabels(_ name: String, _ state: State) -> [String: String] {
@@ -196,12 +166,12 @@ struct PolicyCompiler {
   private mutating func install(_ key: ObjectKey, _ entry: PodEntry, _ tables: inout Tables) {
     let old = pods[key]
     pods[key] = entry
-    for group in [entry.egress, entry.ingress] where group != 0 { groupRecords[group]?.pods.insert(key) }
+    for group in [entry.egress, entry.ingress] where group != 0 { podsOfGroup[group]?.insert(key) }
     if let old {
       for group in [old.egress, old.ingress] where group != 0 && group != entry.egress && group != entry.ingress {
         leave(group, key)
       }
-      release(old.identity)
+      peers.release(identity: old.identity)
       for address in old.addresses where !entry.addresses.contains(address) { disown(address, key, &tables) }
       if old.identity == entry.identity, old.egress == entry.egress, old.ingress == entry.ingress,
         old.addresses == entry.addresses, old.node == entry.node
@@ -219,13 +189,13 @@ struct PolicyCompiler {
     pods[key] = nil
     for group in [old.egress, old.ingress] where group != 0 { leave(group, key) }
     for address in old.addresses { disown(address, key, &tables) }
-    release(old.identity)
+    peers.release(identity: old.identity)
     podsOfNamespace[key.namespace]?.remove(key)
     if podsOfNamespace[key.namespace]?.isEmpty == true { podsOfNamespace[key.namespace] = nil }
   }
 
   private mutating func leave(_ group: PolicyGroupIndex, _ key: ObjectKey) {
-    groupRecords[group]?.pods.remove(key)
+    podsOfGroup[group]?.remove(key)
     leftGroups.insert(group)
   }
 
@@ -274,210 +244,92 @@ struct PolicyCompiler {
     }
   }
 
-  // MARK: Identities
-
-  /// The number of an identity, with one more user.
-  private mutating func identity(_ key: IdentityKey) -> IdentityIndex {
-    if let known = identities[key] {
-      identityUsers[known, default: 0] += 1
-      goneIdentities.remove(known)
-      return known
-    }
-    let index = freeIdentities.popLast() ?? nextIdentity
-    if index == nextIdentity { nextIdentity += 1 }
-    identities[key] = index
-    identityKeys[index] = key
-    identityUsers[index] = 1
-    identitiesOfNamespace[key.namespace, default: []].insert(index)
-    newIdentities.insert(index)
-    return index
-  }
-
-  private mutating func release(_ identity: IdentityIndex) {
-    guard let users = identityUsers[identity] else { return }
-    identityUsers[identity] = users > 1 ? users - 1 : nil
-    if users == 1 { goneIdentities.insert(identity) }
-  }
-
-  private mutating func forget(_ identity: IdentityIndex) {
-    guard let key = identityKeys.removeValue(forKey: identity) else { return }
-    identities[key] = nil
-    identitiesOfNamespace[key.namespace]?.remove(identity)
-    freeIdentities.append(identity)
-  }
-
-  private mutating func noteGroupsThatSee(_ changed: Set<IdentityIndex>, _ state: State) {
-    guard !changed.isEmpty else { return }
-    for (index, group) in groupRecords where !dirtyGroups.contains(index) {
-      let sees = group.key.policies.contains { policy in
-        guard let policy = state.networkPolicies[policy] else { return false }
-        return rules(policy, group.key.direction).contains { rule in
-          rule.peers.contains { peer in changed.contains { matches(peer, $0, policy.namespace) } }
-            || (rule.ports.contains { if case .named = $0.destination { true } else { false } }
-              && (rule.peers.isEmpty || rule.peers.contains { if case .block = $0 { true } else { false } }))
-        }
-      }
-      if sees { dirtyGroups.insert(index) }
-    }
-  }
-
-  private func matches(_ peer: NetworkPolicy.Peer, _ identity: IdentityIndex, _ namespace: String) -> Bool {
-    guard case .pods(let namespaces, let pods) = peer, let key = identityKeys[identity] else { return false }
-    // NP-4
-    let isInNamespace = namespaces.map { $0.matches(key.namespaceLabels) } ?? (key.namespace == namespace)
-    return isInNamespace && (pods?.matches(key.labels) ?? true)
-  }
-
   // MARK: Groups
 
-  private mutating func group(_ key: GroupKey) -> PolicyGroupIndex {
+  private mutating func group(_ key: GroupKey, _ state: State) -> PolicyGroupIndex {
     if let known = groups[key] { return known }
-    let index = freeGroups.popLast() ?? nextGroup
-    if index == nextGroup { nextGroup += 1 }
-    groups[key] = index
-    groupRecords[index] = Group(key: key, pods: [], blocks: [])
-    for policy in key.policies { groupsOfPolicy[policy, default: []].insert(index) }
+    let index = groups.take(key).number
+    podsOfGroup[index] = []
+    for policy in key.policies {
+      groupsOfPolicy[policy, default: []].insert(index)
+      if compiled[policy] == nil { compile(policy, state) }
+    }
     dirtyGroups.insert(index)
     return index
   }
 
-  private mutating func dissolve(_ index: PolicyGroupIndex, _ tables: inout Tables, _ state: State) {
-    guard let group = groupRecords[index] else { return }
-    setBlocks(index, [], &tables, state)
-    groupRecords[index] = nil
-    groups[group.key] = nil
-    for policy in group.key.policies {
+  private mutating func dissolve(_ index: PolicyGroupIndex, _ tables: inout Tables) {
+    guard let key = groups.keys[index] else { return }
+    podsOfGroup[index] = nil
+    for policy in key.policies {
       groupsOfPolicy[policy]?.remove(index)
-      if groupsOfPolicy[policy]?.isEmpty == true { groupsOfPolicy[policy] = nil }
+      guard groupsOfPolicy[policy]?.isEmpty == true else { continue }
+      groupsOfPolicy[policy] = nil
+      if let old = compiled.removeValue(forKey: policy) { giveUp(old) }
     }
-    tables.setPolicyGroup(index, [], pods: [])
-    freeGroups.append(index)
+    tables.setPolicyGroup(index, [:], pods: [])
+    _ = groups.release(index)
+    groups.forget(index)
   }
 
-  private func rules(_ policy: NetworkPolicy, _ direction: NetworkPolicy.Direction) -> [NetworkPolicy.Rule] {
-    direction == .ingress ? policy.ingress : policy.egress
+  /// Writes what a group allows: policies add up (NP-1).
+  private func write(_ index: PolicyGroupIndex, _ tables: inout Tables) {
+    guard let key = groups.keys[index] else { return }
+    var parts: [PeerIndex: [PolicyPorts]] = [:]
+    for policy in key.policies {
+      for (peer, ports) in compiled[policy]?.rules[key.direction] ?? [] { parts[peer, default: []].append(ports) }
+    }
+    let rules = parts.mapValues { parts in
+      var ports = PolicyPorts()
+      ports.formUnion(parts)
+      return ports
+    }
+    tables.setPolicyGroup(index, rules, pods: (podsOfGroup[index] ?? []).flatMap { pods[$0]?.addresses ?? [] })
   }
 
-  /// Writes what a group allows.
-  private mutating func write(_ index: PolicyGroupIndex, _ tables: inout Tables, _ state: State) {
-    guard let group = groupRecords[index] else { return }
-    var blocks: Set<IPPrefix> = []
-    for policy in group.key.policies.compactMap({ state.networkPolicies[$0] }) {
-      for rule in rules(policy, group.key.direction) {
-        for case .block(let block) in rule.peers { blocks.formUnion([block.cidr] + block.except) }
+  // MARK: Policies
+
+  /// Finds out what a policy allows, and gives up what it used before.
+  private mutating func compile(_ key: ObjectKey, _ state: State) {
+    let old = compiled[key]
+    var new = CompiledPolicy()
+    if let policy = state.networkPolicies[key] {
+      for (direction, rules) in [(NetworkPolicy.Direction.ingress, policy.ingress), (.egress, policy.egress)] {
+        for rule in rules { add(rule, direction, policy.namespace, to: &new) }
       }
     }
-    setBlocks(index, blocks, &tables, state)
-    tables.setPolicyGroup(index, entries(group.key, state), pods: group.pods.flatMap { pods[$0]?.addresses ?? [] })
-  }
-
-  /// Notes which blocks the rules of a group name. Blocks tell addresses apart: one that comes or goes cuts up those of
-  /// other groups in another way, and these are written again while the block is there.
-  private mutating func setBlocks(
-    _ index: PolicyGroupIndex, _ wanted: Set<IPPrefix>, _ tables: inout Tables, _ state: State
-  ) {
-    guard let old = groupRecords[index]?.blocks, old != wanted else { return }
-    groupRecords[index]?.blocks = wanted
-    var changed: Set<IPPrefix> = []
-    for block in wanted.subtracting(old) {
-      blockUsers[block, default: 0] += 1
-      if blockUsers[block] == 1 {
-        tables.usePolicyBlock(block)
-        changed.insert(block)
-      }
-    }
-    var gone: Set<IPPrefix> = []
-    for block in old.subtracting(wanted) {
-      blockUsers[block, default: 1] -= 1
-      if blockUsers[block] == 0 {
-        blockUsers[block] = nil
-        gone.insert(block)
-      }
-    }
-    changed.formUnion(gone)
-    guard !changed.isEmpty else { return }
-    for (other, record) in groupRecords
-    where other == index || record.blocks.contains(where: { mine in changed.contains { mine.contains($0) } }) {
-      tables.setPolicyGroup(other, entries(record.key, state), pods: [])
-    }
-    for block in gone { tables.giveUpPolicyBlock(block) }
-  }
-
-  private func entries(_ group: GroupKey, _ state: State) -> Set<PolicyEntry> {
-    var entries: Set<PolicyEntry> = []
-    for policy in group.policies.compactMap({ state.networkPolicies[$0] }) {
-      for rule in rules(policy, group.direction) { add(rule, policy.namespace, group, to: &entries) }
-    }
-    return entries
+    compiled[key] = new
+    if let old { giveUp(old) }
   }
 
   /// Adds what a rule allows (NP-3 to NP-5).
-  private func add(
-    _ rule: NetworkPolicy.Rule, _ namespace: String, _ group: GroupKey, to entries: inout Set<PolicyEntry>
+  private mutating func add(
+    _ rule: NetworkPolicy.Rule, _ direction: NetworkPolicy.Direction, _ namespace: String,
+    to policy: inout CompiledPolicy
   ) {
-    var peers: [(peer: PolicyEntry.Peer, identity: IdentityIndex?)] = []
-    if rule.peers.isEmpty { peers.append((.any, nil)) }
-    for peer in rule.peers {
-      switch peer {
-      case .block(let block):
-        for prefix in blockUsers.keys
-        where block.cidr.contains(prefix) && !block.except.contains(where: { $0.contains(prefix) }) {
-          peers.append((.block(prefix), nil))
-        }
-      case .pods(let namespaces, _):
-        let candidates =
-          namespaces == nil ? identitiesOfNamespace[namespace] ?? [] : Set(identityKeys.keys)
-        for identity in candidates where matches(peer, identity, namespace) {
-          peers.append((.identity(identity), identity))
-        }
-      }
-    }
-    if rule.ports.isEmpty {
-      for (peer, _) in peers { entries.insert(PolicyEntry(peer)) }
-      return
-    }
+    var allowed = rule.ports.isEmpty ? PolicyPorts.any : PolicyPorts()
+    var parts: [PolicyPorts] = []
     for port in rule.ports {
-      let transport = port.protocol.number
       switch port.destination {
-      case .any:
-        for (peer, _) in peers { entries.insert(PolicyEntry(peer, transport: transport)) }
-      case .range(let range):
-        for (first, length) in PolicyEntry.cover(range) {
-          for (peer, _) in peers {
-            entries.insert(PolicyEntry(peer, transport: transport, port: first, length: length))
-          }
-        }
+      case .any: parts.append(.ports(port.protocol.number))
+      case .range(let range): parts.append(.ports(port.protocol.number, range))
       case .named(let name):
-        addNamed(name, port.protocol, peers, group, to: &entries)
+        let number = peers.take(PolicyPeers.PortName(name: name, transport: port.protocol))
+        policy.names.append(number)
+        parts.append(.named(number))
       }
+    }
+    allowed.formUnion(parts)
+    if rule.peers.isEmpty { policy.rules[direction, default: []].append((.anyPeer, allowed)) }
+    for peer in rule.peers {
+      let number = peers.take(peer, namespace: namespace)
+      policy.peers.append(number)
+      policy.rules[direction, default: []].append((number, allowed))
     }
   }
 
-  /// A named port is what the destination calls so: for incoming rules the group's own pods, for outgoing ones each peer.
-  private func addNamed(
-    _ name: String, _ transport: TransportProtocol, _ peers: [(peer: PolicyEntry.Peer, identity: IdentityIndex?)],
-    _ group: GroupKey, to entries: inout Set<PolicyEntry>
-  ) {
-    func numbers(_ ports: Set<NamedPort>) -> [UInt16] {
-      ports.filter { $0.name == name && $0.transport == transport }.map(\.number)
-    }
-    if group.direction == .ingress {
-      for number in numbers(group.ports) {
-        for (peer, _) in peers {
-          entries.insert(PolicyEntry(peer, transport: transport.number, port: number, length: 16))
-        }
-      }
-      return
-    }
-    // Only pods have names for ports: of peers that are no pods, those pods count that are there.
-    for (peer, identity) in peers {
-      for candidate in identity.map({ [$0] }) ?? Array(identityKeys.keys) {
-        for number in numbers(identityKeys[candidate]?.ports ?? []) {
-          let member: PolicyEntry.Peer =
-            if case .block(let block) = peer { .member(candidate, block) } else { .identity(candidate) }
-          entries.insert(PolicyEntry(member, transport: transport.number, port: number, length: 16))
-        }
-      }
-    }
+  private mutating func giveUp(_ policy: CompiledPolicy) {
+    for peer in policy.peers { peers.release(peer: peer) }
+    for name in policy.names { peers.release(name: name) }
   }
 }

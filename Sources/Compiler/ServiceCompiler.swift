@@ -8,7 +8,7 @@ struct ServiceCompiler {
   /// The slices of each service.
   private var slices: [ObjectKey: Set<ObjectKey>] = [:]
   private var dirty: Set<ObjectKey> = []
-  private var installed: [ObjectKey: [PortKey: InstalledPort]] = [:]
+  private var installed: [ObjectKey: [InstalledPort]] = [:]
   /// Who wants an address and port, the first of whom has it.
   private var claims: [Claim: [Claimant]] = [:]
   private var view: Viewpoint?
@@ -21,10 +21,14 @@ struct ServiceCompiler {
     var port: UInt16
   }
 
+  /// What the tables have of a port. Lists, not sets: there are few of each, and many services.
   struct InstalledPort {
+    var key: PortKey
     var index: ServiceIndex
     var port: Dataplane.ServicePort
-    var frontends: [Frontend: FrontendPolicy]
+    var frontends: [(frontend: Frontend, policy: FrontendPolicy)]
+
+    func policy(of frontend: Frontend) -> FrontendPolicy? { frontends.first { $0.frontend == frontend }?.policy }
   }
 
   /// What makes two frontends the same to a packet.
@@ -93,50 +97,55 @@ struct ServiceCompiler {
   private mutating func bringUpToDate(
     _ key: ObjectKey, _ tables: inout Tables, _ state: State, _ view: Viewpoint
   ) {
-    var wanted: [PortKey: (port: Dataplane.ServicePort, frontends: [Frontend: FrontendPolicy])] = [:]
+    var wanted: [InstalledPort] = []
     if let service = state.services[key], service.isServed {
       let own = (slices[key] ?? []).compactMap { state.endpointSlices[$0] }.sorted { $0.name < $1.name }
       for address in service.clusterIPs {
         for port in service.ports {
           let portKey = PortKey(
             family: address.family, name: port.name, transport: port.protocol, port: port.port)
-          wanted[portKey] = compile(service, port, address, own, view)
+          if !wanted.contains(where: { $0.key == portKey }) {
+            wanted.append(compile(service, port, portKey, address, own, view))
+          }
         }
       }
     }
-    let old = installed[key] ?? [:]
-    var ports: [PortKey: InstalledPort] = [:]
+    let old = installed[key] ?? []
     // The addresses and ports that somebody may have now who did not before, or in another way.
     var disputed: [Claim] = []
-    for (portKey, record) in old {
-      for frontend in record.frontends.keys where wanted[portKey]?.frontends[frontend] == nil {
-        giveUp(frontend, Claimant(kind: frontend.kind, service: key, port: portKey))
+    for record in old {
+      let now = wanted.first { $0.key == record.key }
+      for (frontend, _) in record.frontends where now?.policy(of: frontend) == nil {
+        giveUp(frontend, Claimant(kind: frontend.kind, service: key, port: record.key))
         disputed.append(Claim(frontend))
       }
     }
-    for (portKey, (port, frontends)) in wanted {
-      let index: ServiceIndex
-      if let record = old[portKey] {
-        index = record.index
-        if record.port != port { tables.updateService(index, port) }
+    for place in wanted.indices {
+      let new = wanted[place]
+      let record = old.first { $0.key == new.key }
+      if let record {
+        wanted[place].index = record.index
+        if record.port != new.port { tables.updateService(record.index, new.port) }
       } else {
-        index = tables.addService(port)
+        wanted[place].index = tables.addService(new.port)
       }
-      for (frontend, policy) in frontends where old[portKey]?.frontends[frontend] != policy {
-        claim(frontend, Claimant(kind: frontend.kind, service: key, port: portKey))
-        disputed.append(Claim(frontend))
+      for (frontend, policy) in new.frontends where record?.policy(of: frontend) != policy {
+        if claim(frontend, Claimant(kind: frontend.kind, service: key, port: new.key)) {
+          tables.setFrontend(frontend, policy, service: wanted[place].index)
+        } else {
+          disputed.append(Claim(frontend))
+        }
       }
-      ports[portKey] = InstalledPort(index: index, port: port, frontends: frontends)
     }
-    installed[key] = ports.isEmpty ? nil : ports
+    installed[key] = wanted.isEmpty ? nil : wanted
     for claim in disputed { settle(claim, &tables) }
-    for (portKey, record) in old where wanted[portKey] == nil { tables.removeService(record.index) }
+    for record in old where !wanted.contains(where: { $0.key == record.key }) { tables.removeService(record.index) }
   }
 
   private func compile(
-    _ service: Service, _ port: Model.ServicePort, _ clusterIP: IPAddress, _ slices: [EndpointSlice],
+    _ service: Service, _ port: Model.ServicePort, _ key: PortKey, _ clusterIP: IPAddress, _ slices: [EndpointSlice],
     _ view: Viewpoint
-  ) -> (Dataplane.ServicePort, [Frontend: FrontendPolicy]) {
+  ) -> InstalledPort {
     let family = clusterIP.family
     let sets = EndpointSets(slices, port: port, family: family, node: view.node, zone: view.zone)
     let compiled = Dataplane.ServicePort(
@@ -145,10 +154,10 @@ struct ServiceCompiler {
       balancing: (service.loadBalancing ?? view.balancing) == .maglev ? .maglev : .random)
     let transport = port.protocol.number
     let isLocal = service.externalTrafficPolicy == .local
-    var frontends: [Frontend: FrontendPolicy] = [:]
+    var frontends: [(frontend: Frontend, policy: FrontendPolicy)] = []
     func add(_ kind: Frontend.Kind, _ address: IPAddress?, _ number: UInt16, _ policy: FrontendPolicy) {
       let frontend = Frontend(kind, address: address, family: family, transport: transport, port: number)
-      frontends[frontend] = policy
+      if !frontends.contains(where: { $0.frontend == frontend }) { frontends.append((frontend, policy)) }
     }
     // KP-20
     add(.clusterIP, clusterIP, port.port, FrontendPolicy(isLocal: service.internalTrafficPolicy == .local))
@@ -166,21 +175,21 @@ struct ServiceCompiler {
       // KP-23
       add(.nodePort, nil, nodePort, FrontendPolicy(isLocal: isLocal))
     }
-    return (compiled, frontends)
+    return InstalledPort(key: key, index: 0, port: compiled, frontends: frontends)
   }
 
   // MARK: Claims
 
-  private mutating func claim(_ frontend: Frontend, _ claimant: Claimant) {
+  /// Enters a claim. Whether nobody else has it, or ever had it while this one did not.
+  private mutating func claim(_ frontend: Frontend, _ claimant: Claimant) -> Bool {
     let claim = Claim(frontend)
-    guard var claimants = claims[claim] else {
-      claims[claim] = [claimant]
-      return
+    guard var claimants = claims.updateValue([claimant], forKey: claim) else { return true }
+    if !claimants.contains(claimant) {
+      let place = claimants.firstIndex { claimant < $0 } ?? claimants.endIndex
+      claimants.insert(claimant, at: place)
     }
-    guard !claimants.contains(claimant) else { return }
-    let place = claimants.firstIndex { claimant < $0 } ?? claimants.endIndex
-    claimants.insert(claimant, at: place)
     claims[claim] = claimants
+    return claimants.count == 1
   }
 
   private mutating func giveUp(_ frontend: Frontend, _ claimant: Claimant) {
@@ -195,8 +204,9 @@ struct ServiceCompiler {
     func frontend(_ kind: Frontend.Kind) -> Frontend {
       Frontend(kind, address: claim.address, family: claim.family, transport: claim.transport, port: claim.port)
     }
-    guard let winner = claims[claim]?.first, let record = installed[winner.service]?[winner.port],
-      let policy = record.frontends[frontend(winner.kind)]
+    guard let winner = claims[claim]?.first,
+      let record = installed[winner.service]?.first(where: { $0.key == winner.port }),
+      let policy = record.policy(of: frontend(winner.kind))
     else { return tables.removeFrontend(frontend(.clusterIP)) }
     tables.setFrontend(frontend(winner.kind), policy, service: record.index)
   }

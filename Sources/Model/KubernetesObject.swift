@@ -109,7 +109,7 @@ public enum Change: Sendable, Equatable {
 
   public var key: ObjectKey {
     switch self {
-    case .upsert(let resource): resource.object.key
+    case .upsert(let resource): resource.key
     case .delete(let key): key
     }
   }

@@ -51,6 +51,22 @@ public enum Resource: Sendable, Equatable {
   }
 }
 
+extension Resource {
+  /// What tells the object from all others; does not box the object, as `object.key` would.
+  public var key: ObjectKey {
+    switch self {
+    case .namespace(let object): object.key
+    case .node(let object): object.key
+    case .ipPool(let object): object.key
+    case .nodeConfiguration(let object): object.key
+    case .networkPolicy(let object): object.key
+    case .pod(let object): object.key
+    case .service(let object): object.key
+    case .endpointSlice(let object): object.key
+    }
+  }
+}
+
 /// The desired state: all objects, by kind and key.
 public struct State: Sendable, Equatable {
   public private(set) var namespaces: [ObjectKey: Namespace] = [:]

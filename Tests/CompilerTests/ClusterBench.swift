@@ -106,10 +106,12 @@ final class ClusterBench {
     }
   }
 
-  /// Sends the first packet of a connection. `from` tells which port it comes in by.
-  func send(_ from: Origin, to destination: IPAddress, _ transport: UInt8, port: UInt16, client: UInt16 = 40000)
-    -> Outcome
-  {
+  /// Sends the first packet of a connection, or with `knowsFlows` one that may belong to an established one. `from` tells
+  /// which port it comes in by.
+  func send(
+    _ from: Origin, to destination: IPAddress, _ transport: UInt8, port: UInt16, client: UInt16 = 40000,
+    knowsFlows: Bool = false
+  ) -> Outcome {
     let source = from.address
     let index: PortIndex
     let mac: MACAddress
@@ -127,7 +129,7 @@ final class ClusterBench {
       index = underlay
       mac = ClusterBench.underlayMAC
     }
-    pipeline.forgetFlows()
+    if !knowsFlows { pipeline.forgetFlows() }
     pipeline.clearTrace()
     // Refusals are limited in number a second.
     now += 1_000_000_000
@@ -219,14 +221,13 @@ final class ClusterBench {
 extension ClusterBench {
   /// What the tables hold, in numbers: what came and went must have left nothing.
   var contents: [String: Int] {
-    var blocks = 0
-    blocks += tables.policies.blocks.count
-    return [
+    [
       "frontends": tables.services.frontends.count, "known addresses": tables.services.knownAddresses.count,
       "services": (0..<tables.services.services.count).count { tables.services.services[$0].inUse },
       "backends": (0..<tables.services.backends.count).count { tables.services.backends[$0].inUse },
-      "pods": tables.policies.pods.count, "policy entries": tables.policies.entries.count, "blocks": blocks,
-      "groups": tables.policies.installed.count, "routes": tables.routeCount,
+      "pods": tables.policies.pods.count, "words of peers and ports": tables.policies.lists.used,
+      "sets of ports": (0..<tables.policies.ports.count).count { tables.policies.ports[$0].users > 0 },
+      "blocks": tables.policies.blocks.count, "routes": tables.routeCount,
     ]
   }
 }

@@ -83,46 +83,93 @@ import Testing
     }
   }
 
+  private static let withoutServices: @Sendable (Change) -> Bool = { change in
+    switch change {
+    case .upsert(.service), .upsert(.endpointSlice): false
+    default: true
+    }
+  }
+
+  /// Sends the packet of a probe and compares what policy made of it with what the reference says; nil where something
+  /// else than policy decided.
+  private func judge(
+    _ probe: PolicyProbe, _ cluster: RandomCluster, _ bench: ClusterBench, client: Int,
+    knowsFlows: Bool = false
+  ) -> (outcome: ClusterBench.Outcome, found: DropReason?, expected: DropReason?)? {
+    let own = Set(cluster.state.node(cluster.node).map { $0.addresses.map(\.address) } ?? [])
+    let decision = ReferencePolicy(state: cluster.state).decide(
+      source: probe.source, destination: probe.destination, protocol: probe.protocol, port: probe.port)
+    let origin: Origin =
+      bench.isLocalPod(probe.source)
+      ? .localPod(probe.source) : own.contains(probe.source) ? .node(probe.source) : .elsewhere(probe.source)
+    let outcome = bench.send(
+      origin, to: probe.destination, probe.protocol, port: probe.port, client: UInt16(20000 + client % 30000),
+      knowsFlows: knowsFlows)
+    var expected: DropReason?
+    if decision.ingress == .deny, bench.isLocalPod(probe.destination) { expected = .policyIngress }
+    if decision.egress == .deny, bench.isLocalPod(probe.source) { expected = .policyEgress }
+    var found = outcome.drop
+    if found != .policyEgress && found != .policyIngress { found = nil }
+    // What is spoofed, for the host, or for a service that is not there, is not asked about.
+    if let drop = outcome.drop, [.sourceAddress, .leftToHost, .invalidSource, .noService].contains(drop) { return nil }
+    return (outcome, found, expected)
+  }
+
   @Test("NP-1 to NP-8 policies: what each side of this node enforces is the reference's")
   func policies() {
     var asked = 0
     var drops: [DropReason: Int] = [:]
-    let withoutServices: (Change) -> Bool = { change in
-      switch change {
-      case .upsert(.service), .upsert(.endpointSlice): false
-      default: true
-      }
-    }
-    follow(1, where: withoutServices) { cluster, bench, note in
-      let probes = cluster.policyProbes(25)
-      let reference = ReferencePolicy(state: cluster.state)
-      let own = Set(cluster.state.node(cluster.node).map { $0.addresses.map(\.address) } ?? [])
-      for probe in probes {
+    follow(1, where: Self.withoutServices) { cluster, bench, note in
+      for probe in cluster.policyProbes(25) {
         asked += 1
-        let decision = reference.decide(
-          source: probe.source, destination: probe.destination, protocol: probe.protocol, port: probe.port)
-        let origin: Origin =
-          bench.isLocalPod(probe.source)
-          ? .localPod(probe.source) : own.contains(probe.source) ? .node(probe.source) : .elsewhere(probe.source)
-        let outcome = bench.send(
-          origin, to: probe.destination, probe.protocol, port: probe.port, client: UInt16(20000 + asked % 30000))
-        var expected: DropReason?
-        if decision.ingress == .deny, bench.isLocalPod(probe.destination) { expected = .policyIngress }
-        if decision.egress == .deny, bench.isLocalPod(probe.source) { expected = .policyEgress }
-        var found = outcome.drop
-        if found != .policyEgress && found != .policyIngress { found = nil }
-        // What is spoofed, for the host, or for a service that is not there, is not asked about.
-        if let drop = outcome.drop, [.sourceAddress, .leftToHost, .invalidSource, .noService].contains(drop) {
-          continue
-        }
+        guard let (outcome, found, expected) = judge(probe, cluster, bench, client: asked) else { continue }
         if let expected { drops[expected, default: 0] += 1 }
-        #expect(found == expected, "\(note): \(probe): \(outcome.text); expected \(decision)")
+        #expect(found == expected, "\(note): \(probe): \(outcome.text); expected \(String(describing: expected))")
         if found != expected { return false }
       }
       return true
     }
     #expect(asked >= 5000)
     for reason in [DropReason.policyEgress, .policyIngress] { #expect(drops[reason, default: 0] > 100, "\(drops)") }
+  }
+
+  @Test("NP-1 what changes decides established flows anew, as the reference says")
+  func established() {
+    var asked = 0
+    var known = 0
+    var cut = 0
+    for number in 0..<UInt64(ReferenceMatchTests.clusters) {
+      let seed = ReferenceMatchTests.seed &+ number &* 1000 &+ 5
+      var cluster = RandomCluster(seed: seed)
+      let bench = ClusterBench(cluster.node, explains: false, cluster.changes.filter(Self.withoutServices))
+      for step in 0..<2 {
+        let probes = cluster.policyProbes(25)
+        let first = asked
+        bench.pipeline.forgetFlows()
+        // Those that are let through are flows now, and stay the same ones.
+        for probe in probes {
+          asked += 1
+          _ = judge(probe, cluster, bench, client: asked, knowsFlows: true)
+        }
+        for _ in 0..<3 { bench.apply(cluster.step().filter(Self.withoutServices)) }
+        for (place, probe) in probes.enumerated() {
+          guard
+            let (outcome, found, expected) = judge(
+              probe, cluster, bench, client: first + place + 1, knowsFlows: true)
+          else { continue }
+          let isKnown = outcome.trace.contains { $0 == .flowStale || $0 == .flowFound }
+          if isKnown { known += 1 }
+          if isKnown, expected != nil { cut += 1 }
+          #expect(
+            found == expected,
+            "seed \(seed), step \(step): \(probe): \(outcome.text); expected \(String(describing: expected))")
+          if found != expected { return }
+        }
+      }
+    }
+    print("\(known) flows were known, of which \(cut) were no longer allowed")
+    #expect(asked >= 3000)
+    #expect(known > 300 && cut > 0, "\(known) flows were known, \(cut) of them no longer allowed")
   }
 
   @Test("NP-1 policies of all pods, for explanations: both sides are the reference's") func explained() {

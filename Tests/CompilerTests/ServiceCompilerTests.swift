@@ -438,8 +438,10 @@ import Testing
     #expect(changed.count == 1)
     // The endpoints that stayed kept their places and generations.
     let index = changed[0]
-    let places = bench.tables.services.installed[UInt32(index)]!
-    #expect(bench.tables.services.backends[Int(places[.init(IPAddress("10.244.2.1")!, 8080)]!)].generation == 1)
+    let stayed = bench.tables.services.installed[index].first {
+      $0.endpoint == .init(IPAddress("10.244.2.1")!, 8080)
+    }!
+    #expect(bench.tables.services.backends[Int(stayed.place)].generation == 1)
     // And nothing grew.
     #expect(bench.tables.services.lists.octets == used)
     #expect(bench.contents["backends"] == 900)

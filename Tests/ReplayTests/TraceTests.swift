@@ -14,6 +14,28 @@ struct TraceTests {
     try Tracer(node: node, in: state(golden))
   }
 
+  @Test(
+    "The line of an answer is the encoder's, octet for octet", arguments: ["services", "policy", "vxlan-over-ipv4"])
+  func line(_ golden: String) throws {
+    let encoder = JSONEncoder()
+    encoder.outputFormatting = [.sortedKeys, .withoutEscapingSlashes]
+    let tracer = try tracer(golden)
+    var verdicts: Set<ProbeAnswer.Verdict> = []
+    for to in ["default/a", "default/b", "10.96.0.10", "10.96.0.1", "10.0.0.1", "192.0.2.1", "169.254.1.1"] {
+      for transport in ["TCP", "UDP", "ICMP"] {
+        var answer = try tracer.answer(Probe(from: "default/a", to: to, protocol: transport, port: "80"))
+        verdicts.insert(answer.verdict)
+        #expect(try answer.json(pretty: false) == String(decoding: encoder.encode(answer), as: UTF8.self))
+        answer.steps[0].stage = "칼새 🐦"
+        answer.steps[0].detail = "\u{0}\u{8}\t\n\u{c}\r\u{1f} \u{7f}\"\\/"
+        answer.out = nil
+        answer.service.name = nil
+        #expect(try answer.json(pretty: false) == String(decoding: encoder.encode(answer), as: UTF8.self))
+      }
+    }
+    #expect(verdicts.count > 2)
+  }
+
   struct Question: CustomTestStringConvertible, Sendable {
     var from: String
     var to: String

@@ -1,7 +1,10 @@
 #pragma once
 // Zeroed memory for tables: whole pages from the kernel, huge ones where it has them.
 #include <stddef.h>
+#include <string.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 /// Returns `size` zeroed octets, or NULL. Pages are taken when they are first touched. From 2 MiB on, the memory is
 /// aligned to 2 MiB and huge pages are asked for.
@@ -22,4 +25,20 @@ static inline void *kalsae_map(size_t size) {
 /// Gives back what `kalsae_map` returned.
 static inline void kalsae_unmap(void *p, size_t size) {
   if (p) munmap(p, size);
+}
+
+/// Makes `size` octets of the `old_size` that `kalsae_map` returned, both whole pages; the new ones are zero. The pages
+/// move, their contents are not copied. Returns NULL when there is no room, and then leaves all as it was.
+static inline void *kalsae_grow(void *p, size_t old_size, size_t size) {
+  char *bigger = (char *)kalsae_map(size);
+  if (bigger == NULL) return NULL;
+  const long may_move = 1, fixed = 2; /* MREMAP_MAYMOVE, MREMAP_FIXED */
+  if (syscall(SYS_mremap, p, old_size, old_size, may_move | fixed, bigger) == (long)bigger) return bigger;
+  /* The kernel may have given up a part of the new memory already. */
+  munmap(bigger, size);
+  bigger = (char *)kalsae_map(size);
+  if (bigger == NULL) return NULL;
+  memcpy(bigger, p, old_size);
+  munmap(p, old_size);
+  return bigger;
 }

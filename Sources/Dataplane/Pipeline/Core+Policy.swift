@@ -13,7 +13,8 @@ extension Core {
     if sourcePod != 0, tables.podAddresses.find(source) != nil, !isOwnNode(destination, of: source, sourcePod, tables) {
       let group = tables.policies.records[Int(sourcePod)].egress
       if group != 0,
-        !tables.policies.allows(group, peer: destination, pod: destinationPod, transport: transport, port: port)
+        !tables.policies.allows(
+          group, peer: destination, pod: destinationPod, receiver: destinationPod, transport: transport, port: port)
       {
         return .policyEgress
       }
@@ -23,7 +24,8 @@ extension Core {
     {
       let group = tables.policies.records[Int(destinationPod)].ingress
       if group != 0,
-        !tables.policies.allows(group, peer: source, pod: sourcePod, transport: transport, port: port)
+        !tables.policies.allows(
+          group, peer: source, pod: sourcePod, receiver: destinationPod, transport: transport, port: port)
       {
         return .policyIngress
       }
@@ -46,7 +48,8 @@ extension Core {
   ) {
     func allows(_ group: PolicyGroupIndex, _ peer: IPAddress, _ pod: UInt32) -> Bool {
       group == 0 || source == destination
-        || tables.policies.allows(group, peer: peer, pod: pod, transport: transport, port: port)
+        || tables.policies.allows(
+          group, peer: peer, pod: pod, receiver: destinationPod, transport: transport, port: port)
     }
     let egress =
       sourcePod == 0 || isOwnNode(destination, of: source, sourcePod, tables)

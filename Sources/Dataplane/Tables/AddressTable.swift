@@ -14,6 +14,7 @@ struct AddressTable: ~Copyable {
   private var slots: Memory<Slot>
   private var mask: Int
   private(set) var count = 0
+  var octets: Int { slots.octets }
 
   init(capacity: Int = 32) {
     let size = max(64, (capacity * 2).nextPowerOfTwo)

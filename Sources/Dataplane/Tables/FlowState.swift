@@ -235,12 +235,15 @@ struct FlowState<Key: FlowKey>: ~Copyable {
   }
 
   /// Gives up the least useful of the flows near a key's place: one that has ended before one that was never answered,
-  /// this before all others; of several the one that has been silent longest.
+  /// this before all others; of several the one that has been silent longest. A few that nobody answered are enough to
+  /// choose from; where there are none, it is looked further, so that first packets drive out an established connection
+  /// only where a whole stretch of the table holds nothing else.
   private mutating func evict(near key: Key) {
     var best = -1
     var bestRank: UInt64 = .max
+    var candidates = 0
     let start = Int(truncatingIfNeeded: key.hash)
-    for step in 0..<32 {
+    for step in 0..<min(table.capacity, 256) {
       let position = (start &+ step) & (table.capacity - 1)
       let slot = table.slots[position]
       if slot.key.isFree { continue }
@@ -256,6 +259,8 @@ struct FlowState<Key: FlowKey>: ~Copyable {
         best = position
         bestRank = rank
       }
+      if use < 2 { candidates += 1 }
+      if candidates >= 6 { break }
     }
     guard best >= 0 else { return }
     statistics.evicted &+= 1

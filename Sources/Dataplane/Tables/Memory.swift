@@ -48,10 +48,10 @@ struct Memory<T: BitwiseCopyable>: ~Copyable {
   /// Makes room for `newCount` elements; the old ones stay, the new ones are zero.
   mutating func grow(to newCount: Int) {
     guard newCount > count else { return }
-    let bigger = unsafe Memory.map(newCount)
-    unsafe bigger.update(from: base, count: count)
-    unsafe kalsae_unmap(base, Memory.size(count))
-    unsafe base = bigger
+    guard let raw = unsafe kalsae_grow(base, Memory.size(count), Memory.size(newCount)) else {
+      fatalError("out of memory: \(Memory.size(newCount)) octets for a table of \(T.self)")
+    }
+    unsafe base = raw.bindMemory(to: T.self, capacity: newCount)
     count = newCount
   }
 

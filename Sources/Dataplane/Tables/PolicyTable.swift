@@ -1,73 +1,13 @@
 import Addresses
 
-/// The number of a set of pods that policies cannot tell apart: same namespace, labels and named ports. 0: no pod.
-public typealias IdentityIndex = UInt32
-/// The number of a set of rules that pods share. 0: not isolated.
-public typealias PolicyGroupIndex = UInt32
-
-/// What policies say of one pod.
-public struct PodPolicy: Sendable, Hashable {
-  public var identity: IdentityIndex
-  /// The rules for what the pod sends; 0: it is not isolated in this direction (NP-1).
-  public var egress: PolicyGroupIndex
-  /// The rules for what is sent to the pod.
-  public var ingress: PolicyGroupIndex
-  /// The number of the node that the pod runs on; 0: not known.
-  public var node: UInt32
-
-  public init(
-    identity: IdentityIndex, egress: PolicyGroupIndex = 0, ingress: PolicyGroupIndex = 0, node: UInt32 = 0
-  ) {
-    self.node = node
-    self.identity = identity
-    self.egress = egress
-    self.ingress = ingress
-  }
-}
-
-/// One thing that a group of rules allows.
-public struct PolicyEntry: Sendable, Hashable {
-  public enum Peer: Sendable, Hashable {
-    case any
-    case identity(IdentityIndex)
-    /// Addresses whose longest block in use is this one.
-    case block(IPPrefix)
-    /// Pods of an identity whose addresses' longest block in use is this one.
-    case member(IdentityIndex, IPPrefix)
-  }
-
-  public var peer: Peer
-  /// The IP protocol number; 0: every protocol and port.
-  public var transport: UInt8
-  /// The first port of an aligned range of 2^(16 - length) ports.
-  public var port: UInt16
-  /// The leading bits of the port that count: 16 for one port, 0 for the whole protocol.
-  public var length: UInt8
-
-  public init(_ peer: Peer, transport: UInt8 = 0, port: UInt16 = 0, length: UInt8 = 0) {
-    self.peer = peer
-    self.transport = transport
-    self.port = port
-    self.length = length
-  }
-
-  /// The fewest aligned ranges that make up a range of ports.
-  public static func cover(_ ports: ClosedRange<UInt16>) -> [(port: UInt16, length: UInt8)] {
-    var result: [(UInt16, UInt8)] = []
-    var first = Int(ports.lowerBound)
-    let end = Int(ports.upperBound) + 1
-    while first < end {
-      var size = first == 0 ? 65536 : first & -first
-      while first + size > end { size >>= 1 }
-      result.append((UInt16(first), UInt8(16 - size.trailingZeroBitCount)))
-      first += size
-    }
-    return result
-  }
-}
-
-/// Network policy: who may talk to whom, in a number of hash probes that depends on the lengths of port ranges in use, not
-/// on the number of policies, rules or pods. 32 octets an entry, 32 a pod.
+/// Network policy: who may talk to whom.
+///
+/// Rules name peers: what a selector selects, blocks of addresses. For each set of pods that no rule can tell apart (an
+/// identity) the table lists the peers that they are; for each block in use the peers that its addresses are; for each
+/// group of rules the peers that it lets through, with the ports. Whether a group allows an address is whether the list of
+/// the one and that of the other meet: the cost grows with the shorter of the two, that is with the rules for one pod, not
+/// with the number of policies or pods; and a pod that comes or goes touches no rule. 8 octets a peer of a group, 4 a peer
+/// of an identity or block, 32 a pod's address.
 struct PolicyTable: ~Copyable {
   struct PodRecord: BitwiseCopyable {
     var identity: IdentityIndex
@@ -78,6 +18,36 @@ struct PolicyTable: ~Copyable {
     var generation: UInt32
   }
 
+  /// A list of peers, in order.
+  struct PeerList: BitwiseCopyable {
+    var place: UInt32
+    var count: UInt32
+  }
+
+  struct IdentityRecord: BitwiseCopyable {
+    var peers: PeerList
+    /// The named ports: protocol and port in one word, then the name.
+    var ports: PeerList
+  }
+
+  struct GroupRecord: BitwiseCopyable {
+    /// The ports that everybody may use; 0: none.
+    var any: UInt32
+    /// The pods, each followed by the number of its ports.
+    var pods: PeerList
+    /// The blocks, likewise.
+    var blocks: PeerList
+  }
+
+  /// Allowed ports: first the ranges, as last and first word with protocol and port each, then the names.
+  struct PortsRecord: BitwiseCopyable {
+    var place: UInt32
+    var ranges: UInt32
+    var names: UInt32
+    var users: UInt32
+    var isAny: Bool
+  }
+
   private(set) var pods = AddressTable()
   private(set) var records = Memory<PodRecord>(count: 1024)
   private var recordCount = 1
@@ -86,24 +56,28 @@ struct PolicyTable: ~Copyable {
   /// The nodes by their addresses (NP-7).
   private(set) var nodes = AddressTable()
 
-  private(set) var entries = AddressTable()
-  /// Bit n set: some entry has port length n.
-  private var lengths: UInt32 = 1
-  private var lengthCounts = [Int](repeating: 0, count: 17)
-  /// The entries for pods of an identity in a block.
-  private var memberCount = 0
+  private(set) var identities = Memory<IdentityRecord>(count: 256)
+  private(set) var groups = Memory<GroupRecord>(count: 256)
+  private(set) var ports = Memory<PortsRecord>(count: 256)
+  private(set) var lists = WordHeap()
+  private var portsNumbers: [PolicyPorts: UInt32] = [:]
+  private var portsContents: [UInt32: PolicyPorts] = [:]
+  private var freePorts: [UInt32] = []
 
-  /// The blocks in use, by longest prefix.
+  /// The blocks in use, by longest prefix, and the peers that addresses are whose longest block it is.
   private(set) var blocks = AddressTable()
+  private(set) var blockPeers = Memory<PeerList>(count: 64)
   private var blockLengths4 = PrefixLengths()
   private var blockLengths6 = PrefixLengths()
+  private var blockCounts = [Int](repeating: 0, count: 2 * 129)
   private var blockNumbers: [IPPrefix: UInt32] = [:]
   private var freeBlocks: [UInt32] = []
 
-  /// Who is in each group's entries, so that they can be changed one by one.
-  private(set) var installed: [PolicyGroupIndex: Set<PolicyEntry>] = [:]
-
-  private static var blockFlag: UInt32 { 1 << 31 }
+  /// The memory of what packets are decided by.
+  var octets: Int {
+    pods.octets + records.octets + nodes.octets + identities.octets + groups.octets + ports.octets + lists.octets
+      + blocks.octets + blockPeers.octets
+  }
 
   // MARK: Look-up
 
@@ -117,31 +91,81 @@ struct PolicyTable: ~Copyable {
     return node != 0 && nodes.find(address) == node
   }
 
-  /// Whether the rules of a group allow a peer, seen from the group's pods, on a port of the destination. (NP-3, NP-5)
+  /// Whether the rules of a group let a connection with a peer be (NP-3). `pod`: the peer's place, where it is a pod;
+  /// `receiver`: that of the pod, if any, which the connection goes to and whose named ports count (NP-5).
   func allows(
-    _ group: PolicyGroupIndex, peer: IPAddress, pod: UInt32, transport: UInt8, port: UInt16
+    _ group: PolicyGroupIndex, peer: IPAddress, pod: UInt32, receiver: UInt32, transport: UInt8, port: UInt16
   ) -> Bool {
-    if allows(group, 0, transport, port) { return true }
-    if pod != 0, allows(group, records[Int(pod)].identity, transport, port) { return true }
-    let block = block(of: peer)
-    guard block != 0 else { return false }
-    if allows(group, block | PolicyTable.blockFlag, transport, port) { return true }
-    return memberCount > 0 && pod != 0
-      && allows(group, records[Int(pod)].identity, in: block, transport, port)
+    let rules = groups[Int(group)]
+    let key = PolicyTable.word(transport, port)
+    if rules.any != 0, permits(rules.any, key, receiver) { return true }
+    if rules.pods.count > 0, pod != 0 {
+      let peers = identities[Int(records[Int(pod)].identity)].peers
+      if meets(rules.pods, peers, key, receiver) { return true }
+    }
+    if rules.blocks.count > 0 {
+      let block = block(of: peer)
+      if block != 0, meets(rules.blocks, blockPeers[Int(block)], key, receiver) { return true }
+    }
+    return false
   }
 
-  private func allows(
-    _ group: PolicyGroupIndex, _ peer: UInt32, in block: UInt32 = 0, _ transport: UInt8, _ port: UInt16
-  ) -> Bool {
-    let high = UInt64(group) << 32 | UInt64(peer)
-    let scope = UInt64(block) << 8
-    if entries.find(high, scope, tag: 0) != nil { return true }
-    var remaining = lengths
-    while remaining != 0 {
-      let length = UInt32(remaining.trailingZeroBitCount)
-      remaining &= remaining - 1
-      let masked = length == 0 ? 0 : port & ~UInt16(truncatingIfNeeded: UInt32(0xffff) >> length)
-      if entries.find(high, scope | (UInt64(length) + 1), tag: UInt32(transport) << 16 | UInt32(masked)) != nil {
+  @inline(__always)
+  private static func word(_ transport: UInt8, _ port: UInt16) -> UInt32 { UInt32(transport) << 16 | UInt32(port) }
+
+  /// Whether a peer is in both lists whose ports permit `key`.
+  private func meets(_ rules: PeerList, _ peers: PeerList, _ key: UInt32, _ receiver: UInt32) -> Bool {
+    var (rule, peer) = (0, 0)
+    while rule < Int(rules.count), peer < Int(peers.count) {
+      let wanted = lists[Int(rules.place) + 2 * rule]
+      let found = lists[Int(peers.place) + peer]
+      if wanted == found {
+        if permits(lists[Int(rules.place) + 2 * rule + 1], key, receiver) { return true }
+        rule += 1
+        peer += 1
+      } else if wanted < found {
+        rule = advance(rules, from: rule, stride: 2, to: found)
+      } else {
+        peer = advance(peers, from: peer, stride: 1, to: wanted)
+      }
+    }
+    return false
+  }
+
+  /// The first position behind `start` whose peer is not less than `wanted`: by steps that double, then halve, so that a
+  /// short list against a long one costs a multiple of the short one's length.
+  @inline(__always)
+  private func advance(_ list: PeerList, from start: Int, stride: Int, to wanted: UInt32) -> Int {
+    var low = start
+    var step = 1
+    while low + step < Int(list.count), lists[Int(list.place) + (low + step) * stride] < wanted {
+      low += step
+      step *= 2
+    }
+    // Less at `low`; not less, or the end, at `high`.
+    var high = min(low + step, Int(list.count))
+    while high - low > 1 {
+      let middle = (low + high) / 2
+      if lists[Int(list.place) + middle * stride] < wanted { low = middle } else { high = middle }
+    }
+    return high
+  }
+
+  private func permits(_ number: UInt32, _ key: UInt32, _ receiver: UInt32) -> Bool {
+    let record = ports[Int(number)]
+    if record.isAny { return true }
+    // The first range that does not end before the port.
+    var (low, high) = (0, Int(record.ranges))
+    while low < high {
+      let middle = (low + high) / 2
+      if lists[Int(record.place) + 2 * middle] < key { low = middle + 1 } else { high = middle }
+    }
+    if low < Int(record.ranges), lists[Int(record.place) + 2 * low + 1] <= key { return true }
+    guard record.names > 0, receiver != 0 else { return false }
+    let own = identities[Int(records[Int(receiver)].identity)].ports
+    for port in 0..<Int(own.count) where lists[Int(own.place) + 2 * port] == key {
+      let name = lists[Int(own.place) + 2 * port + 1]
+      for place in 0..<Int(record.names) where lists[Int(record.place) + 2 * Int(record.ranges) + place] == name {
         return true
       }
     }
@@ -167,7 +191,7 @@ struct PolicyTable: ~Copyable {
     return 0
   }
 
-  // MARK: Changes
+  // MARK: Pods
 
   mutating func setPod(_ address: IPAddress, _ policy: PodPolicy) {
     let index: UInt32
@@ -179,6 +203,8 @@ struct PolicyTable: ~Copyable {
       if Int(index) >= records.count { records.grow(to: records.count * 2) }
       pods.insert(address, value: index)
     }
+    reserve(identity: policy.identity)
+    reserve(group: max(policy.egress, policy.ingress))
     records[Int(index)] = PodRecord(
       identity: policy.identity, egress: policy.egress, ingress: policy.ingress, node: policy.node,
       generation: records[Int(index)].generation &+ 1)
@@ -206,76 +232,126 @@ struct PolicyTable: ~Copyable {
     records[Int(index)].generation &+= 1
   }
 
-  /// Makes the rules of a group these; empty takes the group out. Blocks of the entries must be in use.
-  mutating func setGroup(_ group: PolicyGroupIndex, _ wanted: Set<PolicyEntry>) {
-    let old = installed[group] ?? []
-    for entry in old.subtracting(wanted) { change(group, entry, isPresent: false) }
-    for entry in wanted.subtracting(old) { change(group, entry, isPresent: true) }
-    installed[group] = wanted.isEmpty ? nil : wanted
+  private mutating func reserve(identity: IdentityIndex) {
+    if Int(identity) >= identities.count { identities.grow(to: max(identities.count * 2, Int(identity) + 1)) }
   }
 
-  private mutating func change(_ group: PolicyGroupIndex, _ entry: PolicyEntry, isPresent: Bool) {
-    let peer: UInt32
-    var scope: UInt64 = 0
-    switch entry.peer {
-    case .any: peer = 0
-    case .identity(let identity): peer = identity
-    case .block(let prefix): peer = number(of: prefix) | PolicyTable.blockFlag
-    case .member(let identity, let prefix):
-      peer = identity
-      scope = UInt64(number(of: prefix)) << 8
-      memberCount += isPresent ? 1 : -1
+  private mutating func reserve(group: PolicyGroupIndex) {
+    if Int(group) >= groups.count { groups.grow(to: max(groups.count * 2, Int(group) + 1)) }
+  }
+
+  /// Says which peers the pods of an identity are, and what ports of theirs have names.
+  mutating func setIdentity(_ identity: IdentityIndex, peers: some Sequence<PeerIndex>, ports: [NamedPolicyPort]) {
+    reserve(identity: identity)
+    let old = identities[Int(identity)]
+    lists.free(old.peers.place, Int(old.peers.count))
+    lists.free(old.ports.place, Int(old.ports.count) * 2)
+    let sorted = peers.sorted()
+    identities[Int(identity)] = IdentityRecord(
+      peers: PeerList(place: lists.allocate(sorted), count: UInt32(sorted.count)),
+      ports: PeerList(
+        place: lists.allocate(ports.flatMap { [PolicyTable.word($0.transport, $0.port), $0.name] }),
+        count: UInt32(ports.count)))
+  }
+
+  // MARK: Rules
+
+  /// Makes the rules of a group these; without any the group allows nothing.
+  mutating func setGroup(_ group: PolicyGroupIndex, _ rules: [PeerIndex: PolicyPorts]) {
+    reserve(group: group)
+    let old = groups[Int(group)]
+    var record = GroupRecord(any: 0, pods: PeerList(place: 0, count: 0), blocks: PeerList(place: 0, count: 0))
+    var (podWords, blockWords): ([UInt32], [UInt32]) = ([], [])
+    for (peer, allowed) in rules.sorted(by: { $0.key < $1.key }) {
+      let number = use(allowed)
+      if peer == .anyPeer {
+        record.any = number
+      } else if peer.isBlock {
+        blockWords += [peer, number]
+      } else {
+        podWords += [peer, number]
+      }
     }
-    let high = UInt64(group) << 32 | UInt64(peer)
-    let low = entry.transport == 0 ? scope : scope | (UInt64(entry.length) + 1)
-    let tag = entry.transport == 0 ? 0 : UInt32(entry.transport) << 16 | UInt32(entry.port)
-    let length = Int(entry.length)
-    if isPresent {
-      entries.insert(high, low, tag: tag, value: 1)
-      if entry.transport != 0 { lengthCounts[length] += 1 }
-    } else {
-      entries.remove(high, low, tag: tag)
-      if entry.transport != 0 { lengthCounts[length] -= 1 }
-    }
-    if lengthCounts[length] > 0 || length == 0 {
-      lengths |= 1 << UInt32(length)
-    } else {
-      lengths &= ~(1 << UInt32(length))
+    record.pods = PeerList(place: lists.allocate(podWords), count: UInt32(podWords.count / 2))
+    record.blocks = PeerList(place: lists.allocate(blockWords), count: UInt32(blockWords.count / 2))
+    groups[Int(group)] = record
+    if old.any != 0 { giveUp(old.any) }
+    for list in [old.pods, old.blocks] {
+      for peer in 0..<Int(list.count) { giveUp(lists[Int(list.place) + 2 * peer + 1]) }
+      lists.free(list.place, Int(list.count) * 2)
     }
   }
 
-  private func number(of block: IPPrefix) -> UInt32 {
-    guard let number = blockNumbers[block] else { preconditionFailure("\(block) is not in use") }
+  /// The number of a set of ports, with one more user.
+  private mutating func use(_ allowed: PolicyPorts) -> UInt32 {
+    if let known = portsNumbers[allowed] {
+      ports[Int(known)].users += 1
+      return known
+    }
+    let number = freePorts.popLast() ?? UInt32(portsNumbers.count + 1)
+    if Int(number) >= ports.count { ports.grow(to: ports.count * 2) }
+    portsNumbers[allowed] = number
+    portsContents[number] = allowed
+    var words: [UInt32] = []
+    for range in allowed.ranges {
+      words += [PolicyTable.word(range.transport, range.last), PolicyTable.word(range.transport, range.first)]
+    }
+    ports[Int(number)] = PortsRecord(
+      place: lists.allocate(words + allowed.names), ranges: UInt32(allowed.ranges.count),
+      names: UInt32(allowed.names.count), users: 1, isAny: allowed.isAny)
     return number
   }
 
-  /// Takes a block into use, so that addresses in it are told apart from others.
-  mutating func useBlock(_ prefix: IPPrefix) {
-    guard blockNumbers[prefix] == nil else { return }
-    let number = freeBlocks.popLast() ?? UInt32(blockNumbers.count + 1)
-    blockNumbers[prefix] = number
-    switch prefix {
-    case .v4(let p):
-      blocks.insert(0, UInt64(p.address.rawValue), tag: 0x400 | UInt32(p.length), value: number)
-      blockLengths4.set(p.length, true)
-    case .v6(let p):
-      blocks.insert(p.address.high, p.address.low, tag: 0x600 | UInt32(p.length), value: number)
-      blockLengths6.set(p.length, true)
-    }
+  private mutating func giveUp(_ number: UInt32) {
+    ports[Int(number)].users -= 1
+    let record = ports[Int(number)]
+    guard record.users == 0, let allowed = portsContents.removeValue(forKey: number) else { return }
+    lists.free(record.place, 2 * Int(record.ranges) + Int(record.names))
+    portsNumbers[allowed] = nil
+    freePorts.append(number)
   }
 
-  /// Takes a block out of use, which no group's entries may name any more.
-  mutating func giveUpBlock(_ prefix: IPPrefix) {
+  // MARK: Blocks
+
+  /// Takes a block into use: addresses whose longest block in use it is are these peers.
+  mutating func setBlock(_ prefix: IPPrefix, peers: some Sequence<PeerIndex>) {
+    let number: UInt32
+    if let known = blockNumbers[prefix] {
+      number = known
+      lists.free(blockPeers[Int(number)].place, Int(blockPeers[Int(number)].count))
+    } else {
+      number = freeBlocks.popLast() ?? UInt32(blockNumbers.count + 1)
+      blockNumbers[prefix] = number
+      if Int(number) >= blockPeers.count { blockPeers.grow(to: blockPeers.count * 2) }
+      switch prefix {
+      case .v4(let p): blocks.insert(0, UInt64(p.address.rawValue), tag: 0x400 | UInt32(p.length), value: number)
+      case .v6(let p): blocks.insert(p.address.high, p.address.low, tag: 0x600 | UInt32(p.length), value: number)
+      }
+      count(prefix, 1)
+    }
+    let sorted = peers.sorted()
+    blockPeers[Int(number)] = PeerList(place: lists.allocate(sorted), count: UInt32(sorted.count))
+  }
+
+  /// Takes a block out of use.
+  mutating func removeBlock(_ prefix: IPPrefix) {
     guard let number = blockNumbers.removeValue(forKey: prefix) else { return }
+    lists.free(blockPeers[Int(number)].place, Int(blockPeers[Int(number)].count))
     freeBlocks.append(number)
-    let isLast = !blockNumbers.keys.contains { $0.family == prefix.family && $0.length == prefix.length }
     switch prefix {
-    case .v4(let p):
-      blocks.remove(0, UInt64(p.address.rawValue), tag: 0x400 | UInt32(p.length))
-      if isLast { blockLengths4.set(p.length, false) }
-    case .v6(let p):
-      blocks.remove(p.address.high, p.address.low, tag: 0x600 | UInt32(p.length))
-      if isLast { blockLengths6.set(p.length, false) }
+    case .v4(let p): blocks.remove(0, UInt64(p.address.rawValue), tag: 0x400 | UInt32(p.length))
+    case .v6(let p): blocks.remove(p.address.high, p.address.low, tag: 0x600 | UInt32(p.length))
+    }
+    count(prefix, -1)
+  }
+
+  /// Keeps the lengths of the blocks in use.
+  private mutating func count(_ prefix: IPPrefix, _ change: Int) {
+    let place = (prefix.family == .ipv4 ? 0 : 129) + prefix.length
+    blockCounts[place] += change
+    switch prefix.family {
+    case .ipv4: blockLengths4.set(prefix.length, blockCounts[place] > 0)
+    case .ipv6: blockLengths6.set(prefix.length, blockCounts[place] > 0)
     }
   }
 }

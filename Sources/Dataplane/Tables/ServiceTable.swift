@@ -140,8 +140,13 @@ struct ServiceTable: ~Copyable {
   private(set) var backends = Memory<BackendRecord>(count: 256)
   private var backendCount = 1
   private var freeBackends: [BackendIndex] = []
-  /// The endpoints of each service port by their place, for the control side.
-  private(set) var installed: [ServiceIndex: [ServicePort.Endpoint: BackendIndex]] = [:]
+  /// The endpoints of each service port in order, with their places, for the control side.
+  private(set) var installed: [[InstalledEndpoint]] = [[]]
+
+  struct InstalledEndpoint {
+    var endpoint: ServicePort.Endpoint
+    var place: BackendIndex
+  }
 
   /// Cluster IPs that some service has, with the number of their frontends (KP-37).
   private(set) var knownAddresses = AddressTable()
@@ -188,7 +193,10 @@ struct ServiceTable: ~Copyable {
 
   mutating func addService(_ port: ServicePort) -> ServiceIndex {
     let index = freeServices.popLast() ?? ServiceIndex(names.count)
-    if Int(index) == names.count { names.append("") }
+    if Int(index) == names.count {
+      names.append("")
+      installed.append([])
+    }
     if Int(index) >= services.count { services.grow(to: services.count * 2) }
     services[Int(index)] = ServiceRecord(
       list: 0, clusterCount: 0, localCount: 0, affinity: 0, maglev: 0, clusterMaglevSize: 0, localMaglevSize: 0,
@@ -200,17 +208,28 @@ struct ServiceTable: ~Copyable {
   /// Brings a service port up to date. Endpoints that stay keep their place and generation.
   mutating func updateService(_ index: ServiceIndex, _ port: ServicePort) {
     names[Int(index)] = port.name
-    var places = installed[index] ?? [:]
-    let wanted = Set(port.cluster).union(port.local)
-    for (endpoint, place) in places where !wanted.contains(endpoint) {
-      removeBackend(place)
-      places[endpoint] = nil
+    let old = installed[Int(index)]
+    var places: [InstalledEndpoint] = []
+    places.reserveCapacity(port.cluster.count)
+    var next = 0
+    // Both in order: what is in both stays.
+    for endpoint in ServiceTable.union(port.cluster, port.local) {
+      while next < old.count, old[next].endpoint < endpoint {
+        removeBackend(old[next].place)
+        next += 1
+      }
+      if next < old.count, old[next].endpoint == endpoint {
+        places.append(old[next])
+        next += 1
+      } else {
+        places.append(InstalledEndpoint(endpoint: endpoint, place: addBackend(endpoint, index)))
+      }
     }
-    for endpoint in wanted where places[endpoint] == nil { places[endpoint] = addBackend(endpoint, index) }
-    installed[index] = places.isEmpty ? nil : places
+    for endpoint in old[next...] { removeBackend(endpoint.place) }
+    installed[Int(index)] = places
 
     var record = services[Int(index)]
-    let words = (port.cluster + port.local).map { places[$0]! }
+    let words = (port.cluster + port.local).map { ServiceTable.place(of: $0, in: places) }
     lists.free(record.list, Int(record.clusterCount + record.localCount))
     record.list = lists.allocate(words)
     record.clusterCount = UInt32(port.cluster.count)
@@ -222,7 +241,8 @@ struct ServiceTable: ~Copyable {
     record.localMaglevSize = 0
     if port.balancing == .maglev {
       func table(_ endpoints: [ServicePort.Endpoint]) -> [BackendIndex] {
-        Maglev.table(endpoints, size: Maglev.size(for: endpoints.count)).map { places[endpoints[Int($0)]]! }
+        let own = endpoints.map { ServiceTable.place(of: $0, in: places) }
+        return Maglev.table(endpoints, size: Maglev.size(for: endpoints.count)).map { own[Int($0)] }
       }
       let cluster = table(port.cluster)
       let local = table(port.local)
@@ -233,9 +253,30 @@ struct ServiceTable: ~Copyable {
     services[Int(index)] = record
   }
 
+  /// The endpoints of either set, each once, in order.
+  private static func union(
+    _ cluster: [ServicePort.Endpoint], _ local: [ServicePort.Endpoint]
+  ) -> [ServicePort.Endpoint] {
+    var all = local.isEmpty ? cluster : cluster + local
+    if zip(all, all.dropFirst()).allSatisfy({ $0 < $1 }) { return all }
+    all.sort()
+    return all.indices.filter { $0 == 0 || all[$0] != all[$0 - 1] }.map { all[$0] }
+  }
+
+  /// The place of an endpoint, which must be there.
+  private static func place(of endpoint: ServicePort.Endpoint, in places: [InstalledEndpoint]) -> BackendIndex {
+    var (low, high) = (0, places.count - 1)
+    while low < high {
+      let middle = (low + high) / 2
+      if places[middle].endpoint < endpoint { low = middle + 1 } else { high = middle }
+    }
+    return places[low].place
+  }
+
   mutating func removeService(_ index: ServiceIndex) {
     let record = services[Int(index)]
-    for place in (installed.removeValue(forKey: index) ?? [:]).values { removeBackend(place) }
+    for endpoint in installed[Int(index)] { removeBackend(endpoint.place) }
+    installed[Int(index)] = []
     lists.free(record.list, Int(record.clusterCount + record.localCount))
     lists.free(record.maglev, Int(record.clusterMaglevSize + record.localMaglevSize))
     services[Int(index)].inUse = false

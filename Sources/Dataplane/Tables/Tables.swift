@@ -240,16 +240,28 @@ extension Tables {
     advanceEpoch()
   }
 
-  /// Makes the rules of a group these, and has the flows of the pods that have them, by address, be decided anew.
-  public mutating func setPolicyGroup(_ group: PolicyGroupIndex, _ entries: Set<PolicyEntry>, pods: [IPAddress]) {
-    policies.setGroup(group, entries)
+  /// Says which peers the pods of an identity are, and what ports of theirs have names.
+  public mutating func setPolicyIdentity(
+    _ identity: IdentityIndex, peers: some Sequence<PeerIndex>, ports: [NamedPolicyPort]
+  ) {
+    policies.setIdentity(identity, peers: peers, ports: ports)
+  }
+
+  /// Makes the rules of a group these (without any it allows nothing), and has the flows of the pods that have them, by
+  /// address, be decided anew.
+  public mutating func setPolicyGroup(
+    _ group: PolicyGroupIndex, _ rules: [PeerIndex: PolicyPorts], pods: [IPAddress]
+  ) {
+    policies.setGroup(group, rules)
     for address in pods { policies.touch(address) }
     advanceEpoch()
   }
 
-  /// Takes a block that rules name into use: addresses belong to the longest block in use.
-  public mutating func usePolicyBlock(_ prefix: IPPrefix) { policies.useBlock(prefix) }
+  /// Takes a block that rules name into use: addresses whose longest block in use it is are these peers.
+  public mutating func setPolicyBlock(_ prefix: IPPrefix, peers: some Sequence<PeerIndex>) {
+    policies.setBlock(prefix, peers: peers)
+  }
 
   /// Takes a block out of use that no group names any more.
-  public mutating func giveUpPolicyBlock(_ prefix: IPPrefix) { policies.giveUpBlock(prefix) }
+  public mutating func removePolicyBlock(_ prefix: IPPrefix) { policies.removeBlock(prefix) }
 }

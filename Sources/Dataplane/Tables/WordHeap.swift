@@ -2,7 +2,9 @@
 /// so that memory stays in proportion to what is in use.
 struct WordHeap: ~Copyable {
   private var memory = Memory<UInt32>(count: 1024)
-  private var used = 1
+  private var end = 1
+  /// The words of all lists that are stored, rounded up as they are.
+  private(set) var used = 0
   private var free: [Int: [UInt32]] = [:]
 
   /// Lengths are rounded up to powers of two up to 64 words, then to multiples of 64.
@@ -19,17 +21,20 @@ struct WordHeap: ~Copyable {
     if let again = free[size]?.popLast() {
       place = again
     } else {
-      place = UInt32(used)
-      used += size
-      if used > memory.count { memory.grow(to: max(used, memory.count * 2)) }
+      place = UInt32(end)
+      end += size
+      if end > memory.count { memory.grow(to: max(end, memory.count * 2)) }
     }
+    used += size
     for (offset, word) in words.enumerated() { memory[Int(place) + offset] = word }
     return place
   }
 
   mutating func free(_ place: UInt32, _ length: Int) {
     guard place != 0, length > 0 else { return }
-    free[WordHeap.size(length), default: []].append(place)
+    let size = WordHeap.size(length)
+    used -= size
+    free[size, default: []].append(place)
   }
 
   var octets: Int { memory.octets }

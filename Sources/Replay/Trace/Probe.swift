@@ -160,7 +160,7 @@ public struct ProbeAnswer: Encodable, Sendable, Equatable {
   }
 
   /// The answer as one JSON object on one line, or in lines for people.
-  public func json(pretty: Bool) -> String { pretty ? prettyJSON(self) : lineJSON(self) }
+  public func json(pretty: Bool) -> String { pretty ? prettyJSON(self) : line }
 
   /// The answer in lines for people.
   public var text: String {
@@ -187,7 +187,7 @@ public struct ProbeFailure: Encodable, Sendable, Equatable {
   public var json: String { lineJSON(self) }
 }
 
-private func lineJSON(_ value: some Encodable) -> String {
+func lineJSON(_ value: some Encodable) -> String {
   let encoder = JSONEncoder()
   encoder.outputFormatting = [.sortedKeys, .withoutEscapingSlashes]
   guard let data = try? encoder.encode(value) else { return "{}" }

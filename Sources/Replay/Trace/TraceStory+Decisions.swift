@@ -30,18 +30,10 @@ extension TraceStory {
 
   /// The verdicts with the names of the policies that select the pods at both ends.
   func policyAnswer(egress: Bool, ingress: Bool, destination: IPAddress) -> ProbeAnswer.Policy {
-    let target =
-      destination == to.address
-      ? to.pod : node.state.pods.values.first { $0.hasOwnNetwork && $0.addresses.contains(destination) }
+    let target = destination == to.address ? to.pod : policyNames.pod(at: destination)
     return ProbeAnswer.Policy(
       egress: egress ? .allow : .deny, ingress: ingress ? .allow : .deny,
-      egressPolicies: names(selecting: from.pod, .egress), ingressPolicies: names(selecting: target, .ingress))
-  }
-
-  private func names(selecting pod: Pod?, _ direction: NetworkPolicy.Direction) -> [String] {
-    guard let pod, pod.hasOwnNetwork else { return [] }
-    return node.state.networkPolicies.values.filter {
-      $0.namespace == pod.namespace && $0.policyTypes.contains(direction) && $0.podSelector.matches(pod.metadata.labels)
-    }.map { "\($0.namespace)/\($0.name)" }.sorted()
+      egressPolicies: policyNames.names(selecting: from.pod, .egress),
+      ingressPolicies: policyNames.names(selecting: target, .ingress))
   }
 }

@@ -7,6 +7,7 @@ struct TraceStory {
   let node: VirtualNode
   let from: ProbeEndpoint
   let to: ProbeEndpoint
+  let policyNames: PolicyNames
   private var steps: [ProbeAnswer.Step] = []
   private var reason: DropReason?
   private var wasReported = false
@@ -16,10 +17,11 @@ struct TraceStory {
   private var service = ServiceDecision(verdict: .none)
   var policy: ProbeAnswer.Policy?
 
-  init(node: VirtualNode, from: ProbeEndpoint, to: ProbeEndpoint) {
+  init(node: VirtualNode, from: ProbeEndpoint, to: ProbeEndpoint, policyNames: PolicyNames) {
     self.node = node
     self.from = from
     self.to = to
+    self.policyNames = policyNames
   }
 
   mutating func note(_ stage: String, _ detail: String) { steps.append(.init(stage: stage, detail: detail)) }

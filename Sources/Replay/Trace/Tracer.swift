@@ -11,6 +11,7 @@ public final class Tracer {
   private let state: State
   private let endpoints: ProbeEndpoints
   private let podsByNode: [String: [Pod]]
+  private let policyNames: PolicyNames
   private var peers: [String: ProbedNode] = [:]
   /// The most nodes that are kept ready: each holds some hundred kilobytes.
   private static let peerLimit = 512
@@ -23,6 +24,7 @@ public final class Tracer {
     probed = try ProbedNode(name, in: state)
     node = probed.node
     endpoints = ProbeEndpoints(state)
+    policyNames = PolicyNames(state)
     podsByNode = Dictionary(grouping: state.pods.values) { $0.nodeName ?? "" }
   }
 
@@ -36,7 +38,7 @@ public final class Tracer {
     if let size = probe.size, !(packet.leastSize...65_535).contains(size) {
       throw ReplayError(.data, "size: \(size) is not from \(packet.leastSize) to 65535")
     }
-    var story = TraceStory(node: node, from: from, to: to)
+    var story = TraceStory(node: node, from: from, to: to, policyNames: policyNames)
     let (frame, port) = try arrival(packet, from, &story)
     let (sent, events) = probed.send(frame, by: port.index)
     return story.tell(events, sent)

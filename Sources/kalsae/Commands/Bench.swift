@@ -6,9 +6,10 @@ import Replay
 /// `kalsae bench`
 struct BenchCommand: ParsableCommand {
   static let configuration = CommandConfiguration(
-    commandName: "bench", abstract: "Measure the packet path and address management on this machine.",
+    commandName: "bench", abstract: "Measure the packet path, large clusters and address management on this machine.",
     subcommands: [
-      PipelineBenchCommand.self, LiveBenchCommand.self, AddressBenchCommand.self, AddressWorkerCommand.self,
+      PipelineBenchCommand.self, LiveBenchCommand.self, ServicesBenchCommand.self, PolicyBenchCommand.self,
+      FlowsBenchCommand.self, AddressBenchCommand.self, AddressWorkerCommand.self,
     ],
     defaultSubcommand: PipelineBenchCommand.self)
 }
