@@ -25,6 +25,7 @@ let package = Package(
     .package(url: "https://github.com/apple/swift-log", from: "1.16.0"),
     .package(url: "https://github.com/jpsim/Yams", from: "6.2.2"),
     .package(url: "https://github.com/groue/GRDB.swift", from: "7.10.0"),
+    .package(url: "https://github.com/swhitty/FlyingFox", from: "0.27.1"),
   ],
   targets: [
     // Module maps and `static inline` shims.
@@ -52,7 +53,11 @@ let package = Package(
     // The machine.
     .target(name: "Node", dependencies: ["Addresses", "CNetlink", "CLinux"], swiftSettings: strict),
     .target(
-      name: "Agent", dependencies: ["Datastore", "Compiler", "Node", "Ports", "CLinux", logging], swiftSettings: strict),
+      name: "Agent",
+      dependencies: [
+        "Datastore", "Compiler", "Node", "Ports", "CLinux", logging,
+        .product(name: "FlyingFox", package: "FlyingFox"), .product(name: "FlyingSocks", package: "FlyingFox"),
+      ], swiftSettings: strict),
     .target(name: "IPAM", dependencies: ["Model", "Addresses", "CLinux", grdb], swiftSettings: strict),
     .target(name: "Bench", dependencies: ["Compiler", "Ports", "IPAM", "Lab", "CLinux"], swiftSettings: strict),
     .target(name: "Lab", dependencies: ["Addresses", "CLinux"], swiftSettings: strict),
@@ -67,6 +72,7 @@ let package = Package(
       name: "DataplaneTests", dependencies: ["Dataplane", "CDataplane", "Addresses", "Ports"], swiftSettings: strict),
     .testTarget(name: "PortsTests", dependencies: ["Ports", "Lab"], swiftSettings: strict),
     .testTarget(name: "NodeTests", dependencies: ["Node", "Ports", "Lab"], swiftSettings: strict),
+    .testTarget(name: "AgentTests", dependencies: ["Agent", "Compiler", "Node"], swiftSettings: strict),
     .testTarget(name: "ModelTests", dependencies: ["Model", "Datastore", "Reference"], swiftSettings: strict),
     .testTarget(name: "IPAMTests", dependencies: ["IPAM", "Model", "Addresses", "kalsae"], swiftSettings: strict),
     .testTarget(name: "DatastoreTests", dependencies: ["Datastore"], swiftSettings: strict),

@@ -9,7 +9,7 @@ import Ports
 struct HostDevice {
   var index: PortIndex
   var port: TAPPort
-  var routes: [IPPrefix: KernelRoute] = [:]
+  var routes: [KernelRouteKey: KernelRoute] = [:]
 }
 
 extension Agent {
@@ -31,6 +31,7 @@ extension Agent {
     let interface = port.interfaceIndex
     try netlink.disableIPv6Addresses(interface: interface)
     try netlink.setUp(true, interface: interface)
+    try prepareHostDevice(port.name, interface)
     try netlink.setNeighbour(.v4(PodAttachment.gateway4), mac: PodAttachment.hostMAC, interface: interface)
     // Without IPv6 in the kernel there is nothing to enter.
     try? netlink.setNeighbour(.v6(PodAttachment.gateway6), mac: PodAttachment.hostMAC, interface: interface)
@@ -79,34 +80,24 @@ extension Agent {
     return true
   }
 
-  /// Routes to pools and blocks lead into the data plane.
+  /// Routes to pools, blocks and services lead into the data plane.
   func settleHostRoutes() {
     guard var device = host else { return }
     defer { host = device }
-    let interface = device.port.interfaceIndex
-    let present = Set(addresses.filter { !$0.isTentative }.map(\.address))
-    var wanted: [IPPrefix: KernelRoute] = [:]
-    for prefix in compiler.podPrefixes {
-      let gateway: IPAddress =
-        prefix.family == .ipv4 ? .v4(PodAttachment.gateway4) : .v6(PodAttachment.gateway6)
-      let source = compiler.ownAddress(prefix.family)
-      wanted[prefix] = KernelRoute(
-        prefix, nextHops: [.init(gateway: gateway, interface: interface, isOnLink: true)], origin: Agent.routeOrigin,
-        preferredSource: source.flatMap { present.contains($0) ? $0 : nil })
-    }
-    for (prefix, route) in device.routes where wanted[prefix] == nil {
+    let wanted = wantedHostRoutes(device.port.interfaceIndex)
+    for (key, route) in device.routes where wanted[key] == nil {
       // It may be gone already, by somebody's hand.
       try? netlink.deleteRoute(route)
-      device.routes[prefix] = nil
+      device.routes[key] = nil
     }
-    for (prefix, route) in wanted where device.routes[prefix] != route {
+    for (key, route) in wanted where device.routes[key] != route {
       do throws(NodeError) {
         try netlink.replaceRoute(route)
-        device.routes[prefix] = route
-        clearTrouble("route to \(prefix)")
+        device.routes[key] = route
+        clearTrouble("route to \(key.prefix)")
       } catch {
         // A kernel without IPv6 says so for each prefix; pods do not need the host's route.
-        trouble("route to \(prefix)", "\(error)", level: .warning)
+        trouble("route to \(key.prefix)", "\(error)", level: .warning)
       }
     }
   }

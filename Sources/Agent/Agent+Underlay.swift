@@ -12,6 +12,7 @@ struct UnderlayPort {
   var port: AFPacketPort
   var guardian: IngressGuard
   var classifier: PacketClassifier
+  var takesQueryReplies = false
   /// The setting that it was opened with.
   var tunnelOffload: Bool
 }
@@ -106,7 +107,8 @@ extension Agent {
       return index
     }
     underlay = UnderlayPort(
-      index: index, port: port, guardian: guardian, classifier: classifier, tunnelOffload: options.finishesTunnels)
+      index: index, port: port, guardian: guardian, classifier: classifier,
+      takesQueryReplies: compiler.masqueradesOutgoing, tunnelOffload: options.finishesTunnels)
     loosenReversePath(of: link.name)
     readNeighbours()
     if let refusal = port.tunnelRefusal { log.notice("underlay: \(refusal)") }
@@ -141,11 +143,14 @@ extension Agent {
   func settleClassifier() {
     guard var open = underlay else { return }
     let wanted = underlayClassifier()
-    guard wanted != open.classifier else { return }
+    guard wanted != open.classifier || open.takesQueryReplies != compiler.masqueradesOutgoing else { return }
     do {
+      // Both or none: one that is too long for the kernel must not leave the other alone.
+      let filter = try socketFilter(wanted)
       try open.guardian.update(wanted)
-      try open.port.setFilter(try socketFilter(wanted))
+      try open.port.setFilter(filter)
       open.classifier = wanted
+      open.takesQueryReplies = compiler.masqueradesOutgoing
       underlay = open
       clearTrouble("packet filter")
     } catch {
@@ -165,12 +170,13 @@ extension Agent {
     if tunnelsSeen.contains(.geneve) { ports.append(compiler.settings.genevePort) }
     return PacketClassifier(
       localAddresses: compiler.nodeAddresses.sorted(), udpPorts: ports, protocols: protocols,
-      destinations: compiler.ownPodPrefixes)
+      destinations: compiler.ownPodPrefixes + doors.prefixes, doors: doors.atHost)
   }
 
   private func socketFilter(_ classifier: PacketClassifier) throws(NodeError) -> [sock_filter] {
     var classifier = classifier
     classifier.takesShared = true
+    classifier.takesQueryReplies = compiler.masqueradesOutgoing
     return try classifier.socketFilter()
   }
 

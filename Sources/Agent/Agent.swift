@@ -27,6 +27,14 @@ public final class Agent {
   let serviceManager = ServiceManager()
   let startTime = kalsae_realtime()
 
+  /// What health checks and metrics say.
+  let board = HealthBoard()
+  let metrics: MetricsBoard
+  let webEvents: Mailbox<WebServers.Event>
+  var servers: WebServers?
+  /// When the endpoints were changed that are not programmed yet, in seconds since 1970.
+  var triggers: [Double] = []
+
   private let updates: Mailbox<Update>
   private let requests: Mailbox<ControlRequest>
   private var watch: DirectoryWatch?
@@ -42,6 +50,11 @@ public final class Agent {
   var underlay: UnderlayPort?
   var host: HostDevice?
   var pods: [ObjectKey: PodPort] = [:]
+  var doors = Doors()
+  var doorSource: Doors.Source?
+  /// The host's routing rules that were made.
+  var rules: [IPFamily: Set<KernelRule>] = [:]
+  var rulesAreRead = false
   var tunnelsSeen: Set<Encapsulation> = []
   /// The neighbours that the kernel keeps fresh for us, with their devices.
   var keptNeighbours: [IPAddress: Int32] = [:]
@@ -84,6 +97,7 @@ public final class Agent {
     do {
       loop = try EventLoop()
       updates = try Mailbox()
+      webEvents = try Mailbox()
       requests = try Mailbox(limit: 4096)
       netlink = try Netlink()
       monitor = try NetlinkMonitor()
@@ -92,6 +106,7 @@ public final class Agent {
       worker = try Worker(dataPath.lanes[0], processor: settings.busyPoll ? Agent.lastProcessor : nil) {
         [requests] in requests.put($0)
       }
+      metrics = MetricsBoard(dataPath, dataPath.lanes[0], board, startTime: startTime)
       worker.busyPoll.store(settings.busyPoll, ordering: .relaxed)
       if settings.workers > 1 {
         log.warning("workers: \(settings.workers) is asked for; this version moves all packets in one thread")
@@ -132,9 +147,14 @@ public final class Agent {
       try loop.add(monitor.descriptor) { [unowned self] in take(monitor.events()) }
       try readKernel()
       try openHost()
+      servers = try makeServers()
       settle()
       try worker.start()
-      watch = try source.watch { [updates] in updates.put([$0]) }
+      watch = try source.watch { [updates, board] in
+        // Here, and not where it is taken in: what waits may wait because that side is stuck.
+        board.noteQueued(at: kalsae_monotonic(), time: kalsae_realtime())
+        updates.put([$0])
+      }
       try server.listen()
     } catch let error as NodeError {
       throw AgentError(Agent.code(error.code), "\(error)")
@@ -202,10 +222,15 @@ public final class Agent {
 
   private func take(_ update: Update) {
     Agent.report(update, to: log)
+    // What brings no change needs to be programmed no less: its waiting is over with the next settling.
+    needsSettling = true
     guard !update.changes.isEmpty else { return }
+    noteTriggers(update.changes)
+    metrics.noteChanges(
+      services: update.changes.count { $0.key.kind == .service },
+      endpoints: update.changes.count { $0.key.kind == .endpointSlice }, all: update.changes.count)
     log.info("manifests: \(update.changes.count) changed: \(Agent.names(update.changes))")
     compiler.apply(update.changes)
-    needsSettling = true
   }
 
   private static func names(_ changes: [Change]) -> String {
@@ -227,14 +252,22 @@ public final class Agent {
   func settle() {
     needsSettling = false
     needsCommit = false
+    let began = kalsae_monotonic()
     // Ports give facts that change what is compiled; more than a few turns would be a mistake.
     for _ in 0..<8 {
       dataPath.change { compiler.commit(to: &$0) }
       if settleUnderlay() || settleHost() { continue }
       if !settlePods() { break }
     }
+    refreshDoors()
     settleClassifier()
+    reserveMasqueradePorts()
+    settleLocalhost()
     settleHostRoutes()
+    settleRules()
+    observeTriggers()
+    metrics.observeSynchronisation(Double(kalsae_monotonic() &- began) / 1e9)
+    settleWeb(since: began)
     settleNeighbours()
     worker.busyPoll.store(compiler.settings.busyPoll, ordering: .relaxed)
     worker.waker.wake()
@@ -258,10 +291,12 @@ public final class Agent {
 
   private func shutDown() {
     watch?.stop()
+    servers?.settle([])
     worker.stop()
     for key in Array(pods.keys) { close(pod: key, isGone: false) }
     closeUnderlay()
     for address in keptNeighbours.keys { forgetNeighbour(address) }
+    removeRules()
     closeHost()
     for (name, value) in restore.reversed() { Sysctl.write(value, to: name) }
     server?.close()

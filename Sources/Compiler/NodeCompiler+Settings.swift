@@ -16,6 +16,9 @@ extension NodeCompiler {
     packet.icmpSource6 = ownAddress(.ipv6)?.v6
     packet.clusterCIDRs = settings.clusterCIDRs
     packet.masqueradeAll = settings.masqueradeAll
+    let pools = state.ipPools.values.sorted { $0.name < $1.name }
+    packet.poolBlocks = pools.map(\.cidr)
+    packet.natOutgoingBlocks = pools.filter(\.natOutgoing).map(\.cidr)
     packet.tcpBeLiberal = settings.tcpBeLiberal
     packet.nodeAddress4 = ownAddress(.ipv4)?.v4
     packet.nodeAddress6 = ownAddress(.ipv6)?.v6

@@ -74,6 +74,24 @@ extension NodeCompiler {
     return prefixes.outermost
   }
 
+  /// Where services are met on this node.
+  public var serviceDoors: ServiceDoors { services.doors }
+
+  /// What services' health checks say on this node, and what it cannot serve.
+  public var serviceHealth: [ObjectKey: ServiceHealth] { services.health }
+
+  /// The number of services that are programmed.
+  public var serviceCount: Int { services.count }
+
+  /// The node's own addresses that NodePorts are served on (KP-23, KP-24).
+  public var nodePortAddresses: Set<IPAddress> { installedNodePortAddresses }
+
+  /// The source ports of masqueraded connections (KP-36).
+  public var masqueradePorts: ClosedRange<UInt16> { Settings().masqueradePorts }
+
+  /// Whether connections of pods to the outside are masqueraded (NODE-8).
+  public var masqueradesOutgoing: Bool { state.ipPools.values.contains(where: \.natOutgoing) }
+
   /// What packets from the underlay must be addressed to in order to reach pods of this node.
   public var ownPodPrefixes: [IPPrefix] {
     let own = ownNode?.podCIDRs ?? []

@@ -25,7 +25,7 @@ public final class NodeCompiler {
   /// its endpoints would refuse connections that others could serve (KP-4).
   public var servicesAreListed = true
 
-  private var services = ServiceCompiler()
+  private(set) var services = ServiceCompiler()
   private var policies: PolicyCompiler
 
   // What is noted for the next commit.
@@ -241,6 +241,7 @@ public final class NodeCompiler {
     for address in local.symmetricDifference(installedLocalAddresses) { dirtyRoutes.insert(IPPrefix(host: address)) }
     installedLocalAddresses = local
     tables.setServiceBlocks(settings.serviceCIDRs)
+    services.setServiceBlocks(settings.serviceCIDRs)
     let nodePorts = nodePortAddresses(of: local)
     for address in installedNodePortAddresses.subtracting(nodePorts) { tables.removeNodePortAddress(address) }
     for address in nodePorts.subtracting(installedNodePortAddresses) { tables.addNodePortAddress(address) }

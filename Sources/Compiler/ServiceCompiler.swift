@@ -12,6 +12,12 @@ struct ServiceCompiler {
   /// Who wants an address and port, the first of whom has it.
   private var claims: [Claim: [Claimant]] = [:]
   private var view: Viewpoint?
+  /// Where services are met, for those who lead packets there.
+  private(set) var doors = ServiceDoors()
+  /// The services whose health somebody asks for.
+  private(set) var health: [ObjectKey: ServiceHealth] = [:]
+  /// The number of services that are programmed.
+  var count: Int { installed.count }
 
   /// One port of a service in one family: the families are independent (KP-6).
   struct PortKey: Hashable {
@@ -109,6 +115,11 @@ struct ServiceCompiler {
           }
         }
       }
+      let told = ServiceHealth(
+        service, own, node: view.node, ports: wanted.lazy.map { ($0.port.cluster.count, $0.port.local.count) })
+      if told.isOfInterest || health[key] != nil { health[key] = told.isOfInterest ? told : nil }
+    } else if health[key] != nil {
+      health[key] = nil
     }
     let old = installed[key] ?? []
     // The addresses and ports that somebody may have now who did not before, or in another way.
@@ -183,7 +194,10 @@ struct ServiceCompiler {
   /// Enters a claim. Whether nobody else has it, or ever had it while this one did not.
   private mutating func claim(_ frontend: Frontend, _ claimant: Claimant) -> Bool {
     let claim = Claim(frontend)
-    guard var claimants = claims.updateValue([claimant], forKey: claim) else { return true }
+    guard var claimants = claims.updateValue([claimant], forKey: claim) else {
+      doors.enter(claim)
+      return true
+    }
     if !claimants.contains(claimant) {
       let place = claimants.firstIndex { claimant < $0 } ?? claimants.endIndex
       claimants.insert(claimant, at: place)
@@ -197,6 +211,12 @@ struct ServiceCompiler {
     guard var claimants = claims[claim] else { return }
     claimants.removeAll { $0 == claimant }
     claims[claim] = claimants.isEmpty ? nil : claimants
+    if claimants.isEmpty { doors.withdraw(claim) }
+  }
+
+  /// Tells which addresses are led to the data plane block by block, so that they need not be known one by one.
+  mutating func setServiceBlocks(_ blocks: [IPPrefix]) {
+    if blocks != doors.blocks { doors.setBlocks(blocks, claims.keys) }
   }
 
   /// Leads an address and port to the first of those who want it.

@@ -91,6 +91,11 @@ public final class Cluster: Sendable {
   public let state: String
   /// The router between the nodes, where they are in networks of their own.
   public let router: Namespace?
+  /// A machine on the nodes' wire that is no node and has no route to pods and services, where one was asked for. It is
+  /// the nodes' default gateway.
+  public let outside: Namespace?
+  public static let outside4 = IPv4Address(10, 0, 0, 100)
+  public static let outside6 = IPv6Address("fd00::100")!
   private let folder: String
   private let program: String
   private let underlayMTU: Int
@@ -101,8 +106,10 @@ public final class Cluster: Sendable {
   /// - Parameter program: the path of `kalsae`.
   /// - Parameter routedMTU: not nil: the nodes are in networks of their own with a router between them, and the second
   ///   node's network has this MTU.
+  /// - Parameter outside: whether there is a machine on the nodes' wire that is no node.
   public init(
-    lab: Lab, program: String, plans: [NodePlan], underlayMTU: Int = 1500, routedMTU: Int? = nil
+    lab: Lab, program: String, plans: [NodePlan], underlayMTU: Int = 1500, routedMTU: Int? = nil,
+    outside wantsOutside: Bool = false
   ) throws {
     guard plans.count == 2 else { throw LabError.invalid("a cluster has two nodes here, not \(plans.count)") }
     self.lab = lab
@@ -134,7 +141,23 @@ public final class Cluster: Sendable {
         node.namespace, "eth0", mtu: underlayMTU,
         addresses: plan.hasAddress ? ["\(node.ipv4)/24", "\(node.ipv6)/64"] : [])
     }
-    if let routedMTU {
+    if wantsOutside {
+      guard routedMTU == nil else { throw LabError.invalid("either a router or a machine outside") }
+      let (outside, wire) = (try lab.namespace("outside"), try lab.namespace("wire"))
+      let third = Endpoint(
+        outside, "eth0", mtu: underlayMTU, addresses: ["\(Self.outside4)/24", "\(Self.outside6)/64"])
+      for (end, port) in zip(ends + [third], ["port-a", "port-b", "port-o"]) {
+        try lab.veth(end, Endpoint(wire, port, mtu: underlayMTU))
+      }
+      try lab.bridge(Endpoint(wire, "br0", mtu: underlayMTU), ports: ["port-a", "port-b", "port-o"])
+      for node in nodes {
+        try node.namespace.addRoute("default via \(Self.outside4)")
+        try node.namespace.addRoute("::/0 via \(Self.outside6)")
+      }
+      self.outside = outside
+      router = nil
+    } else if let routedMTU {
+      outside = nil
       let router = try lab.namespace("router")
       self.router = router
       try router.setForwarding(true)
@@ -149,7 +172,7 @@ public final class Cluster: Sendable {
         try end.namespace.addRoute("::/0 via fd00:\(number)::fe")
       }
     } else {
-      router = nil
+      (router, outside) = (nil, nil)
       try lab.veth(ends[0], ends[1])
     }
     for node in nodes {
@@ -246,7 +269,12 @@ public final class Cluster: Sendable {
       """
   }
 
-  private func writePools(_ mode4: Mode, _ mode6: Mode, when: String = "Always") throws {
+  /// Writes the pools; see `setMode`, which also waits until the agents follow.
+  ///
+  /// - Parameter natOutgoing: whether pods are masqueraded on their way out of all pools (NODE-8).
+  public func writePools(
+    _ mode4: Mode, _ mode6: Mode, when: String = "Always", natOutgoing: Bool = false
+  ) throws {
     func pool(_ name: String, _ cidr: String, _ mode: Mode) -> String {
       """
       apiVersion: projectcalico.org/v3
@@ -255,7 +283,7 @@ public final class Cluster: Sendable {
         name: \(name)
       spec:
         cidr: "\(cidr)"
-      \(mode.field.map { "  \($0): \(when)\n" } ?? "")
+      \(natOutgoing ? "  natOutgoing: true\n" : "")\(mode.field.map { "  \($0): \(when)\n" } ?? "")
       """
     }
     try write("pools.yaml", pool("pods-ipv4", Self.pool4, mode4) + "---\n" + pool("pods-ipv6", Self.pool6, mode6))
@@ -302,7 +330,7 @@ public final class Cluster: Sendable {
   }
 
   /// The value of a numeric field in compact JSON.
-  private func number(_ field: String, in json: String) -> Int? {
+  func number(_ field: String, in json: String) -> Int? {
     guard let start = json.firstRange(of: "\"\(field)\":")?.upperBound else { return nil }
     return Int(json[start...].prefix { $0.isNumber })
   }

@@ -62,6 +62,8 @@ struct FilterProgram {
   mutating func multiply(_ k: UInt32) { emit(0x24, k) }
   /// X = A
   mutating func moveToX() { emit(0x07) }
+  /// A = X
+  mutating func takeX() { emit(0x87) }
   /// X = k
   mutating func setX(_ k: UInt32) { emit(0x01, k) }
   /// memory[slot] = A

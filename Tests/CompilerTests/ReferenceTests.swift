@@ -68,7 +68,9 @@ import Testing
           if let destination = outcome.destination {
             isRight = isRight && expected.endpoints.contains(destination)
             let isMasked = outcome.source?.address != probe.source.address || outcome.source?.port ?? 0 >= 61000
-            isRight = isRight && isMasked == found.masquerade
+            // The node's own connections keep their address, masqueraded or not, and get another port in either case.
+            let isOwn = if case .node = probe.source { true } else { false }
+            isRight = isRight && (isMasked == found.masquerade || isOwn && !found.masquerade)
           }
         }
         #expect(isRight, "\(note): \(probe): \(outcome.text), masquerade \(found.masquerade); expected \(expected)")

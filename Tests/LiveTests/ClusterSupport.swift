@@ -14,14 +14,16 @@ struct TestCluster {
   /// the wire is as between machines: what a capture of it holds is finished.
   init(
     _ name: String, _ plans: [Cluster.NodePlan] = [.init("a"), .init("b")], underlayMTU: Int = 1500,
-    routedMTU: Int? = nil, offload: Bool = false
+    routedMTU: Int? = nil, outside: Bool = false, offload: Bool = false
   ) throws {
     lab = try Lab(name: name)
     cluster = try Cluster(
-      lab: lab, program: try builtProgram("kalsae"), plans: plans, underlayMTU: underlayMTU, routedMTU: routedMTU)
+      lab: lab, program: try builtProgram("kalsae"), plans: plans, underlayMTU: underlayMTU, routedMTU: routedMTU,
+      outside: outside)
     guard !offload else { return }
     for node in cluster.nodes { try node.namespace.setOffloads(false, of: "eth0") }
     if let router = cluster.router { for number in 0...1 { try router.setOffloads(false, of: "eth\(number)") } }
+    try cluster.outside?.setOffloads(false, of: "eth0")
   }
 
   /// Starts the agents; each is there to be stopped by its node's position.

@@ -12,11 +12,29 @@ struct DemoTests {
     let folder = "\(try lab.directory())/captures"
     let child = try lab.spawn([
       try builtProgram("kalsae"), "demo", "--modes", "vxlan,direct", "--size", "5", "--captures", folder,
+      "--no-services",
     ])
     let result = try child.wait(timeout: .seconds(100))
     #expect(result.status == .exited(0), "\(result.standardOutput)")
     #expect(result.standardOutput.contains("All is well"))
     for mode in ["vxlan", "direct"] { #expect(unsafe access("\(folder)/\(mode).pcap", R_OK) == 0) }
+    #expect(try namespaces(ofProcess: child.pid, in: lab).isEmpty)
+  }
+
+  @Test("it shows services and policy with real servers and clients, and what the agents say of it")
+  func services() throws {
+    let lab = try Lab(name: "demo")
+    defer { lab.cleanUp() }
+    let child = try lab.spawn([
+      try builtProgram("kalsae"), "demo", "--modes", "direct", "--size", "1", "--captures",
+      "\(try lab.directory())/captures",
+    ])
+    let result = try child.wait(timeout: .seconds(100))
+    #expect(result.status == .exited(0), "\(result.standardOutput)\(result.standardError)")
+    for row in ["ClusterIP", "NodePort", "load balancer", "policy Local", "b2 removed", "default-deny", "deny lifted"] {
+      #expect(result.standardOutput.contains("\n\(row) "), "\(result.standardOutput)")
+    }
+    #expect(result.standardOutput.contains("policyIngress"))
     #expect(try namespaces(ofProcess: child.pid, in: lab).isEmpty)
   }
 

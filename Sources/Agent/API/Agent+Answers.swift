@@ -76,6 +76,11 @@ extension Agent {
       uniqueKeysWithValues: openPorts.map { ($0.index, $0.pod.map { "\($0.namespace)/\($0.name)" } ?? $0.port.name) })
   }
 
+  /// The open ports as people call them.
+  var openPortNames: [(index: PortIndex, name: String)] {
+    portNames.map { (index: $0.key, name: $0.value) }.sorted { $0.index.rawValue < $1.index.rawValue }
+  }
+
   /// One more than the highest index of a port that is open or was.
   private var portCount: Int { max(64, (openPorts.last.map { Int($0.index.rawValue) } ?? 0) + 1) }
 

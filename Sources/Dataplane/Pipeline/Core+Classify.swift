@@ -39,8 +39,23 @@ extension Core {
     }
   }
 
+  /// Whether a pod of this node, whose pool wants that, sends out of all pools (NODE-8). The node itself needs no
+  /// masquerade: it reaches its pods.
+  private func leavesPools(_ source: IPAddress, _ target: IPAddress, _ tables: borrowing Tables) -> Bool {
+    guard tables.settings.natOutgoingBlocks.contains(where: { $0.contains(source) }),
+      !tables.settings.poolBlocks.contains(where: { $0.contains(target) })
+    else { return false }
+    return tables.podAddresses.find(source) != nil && tables.podAddresses.find(target) == nil
+      && tables.localAddresses.find(target) == nil
+  }
+
+  /// Whether a packet answers a masqueraded connection, if it is for one of the node's addresses.
+  private func isMasqueradePort(_ tail: FlowKeyTail, _ tables: borrowing Tables) -> Bool {
+    tail.hasPorts && !tail.isQuery && tables.settings.masqueradePorts.contains(tail.destinationPort)
+  }
+
   /// Whether a packet is the node's own.
-  private var isFromHost: Bool { ingressRecord.role == PortRole.host.rawValue }
+  var isFromHost: Bool { ingressRecord.role == PortRole.host.rawValue }
 
   /// Decides where a packet goes that no flow knows. Nil when it was dropped or answered.
   mutating func decide(
@@ -61,7 +76,7 @@ extension Core {
     case .refused: return nil
     case .none:
       if isBareUnderlay(index), tables.localAddresses.find(destination) != nil {
-        drop(index, .leftToHost, batch)
+        drop(index, isMasqueradePort(tail, tables) ? .unknownMasquerade : .leftToHost, batch)
         return nil
       }
     case .translate(let backend, let masquerade):
@@ -75,6 +90,9 @@ extension Core {
           return nil
         }
       }
+    }
+    if judgement.masquerade == nil, leavesPools(source, target, tables) {
+      judgement.masquerade = tables.settings.nodeAddress(target.family)
     }
     judgement.sourcePod = tables.policies.pod(source)
     judgement.destinationPod = tables.policies.pod(target)

@@ -56,6 +56,7 @@ public enum DropReason: UInt8, CaseIterable, Sendable {
   case noService
   case sourceRange
   case noFreePort
+  case unknownMasquerade
   case flowTableFull
   case tcpNoSYN
 
@@ -135,6 +136,7 @@ extension DropReason {
     case .noService: "a cluster IP that no service has"
     case .sourceRange: "a client outside of the load balancer's source ranges"
     case .noFreePort: "no port left to masquerade with"
+    case .unknownMasquerade: "an answer to a masqueraded connection that is not known any more"
     case .flowTableFull: "no room to remember a translation"
     case .tcpNoSYN: "a TCP segment of a connection whose beginning was not seen"
     case .policyEgress: "no policy lets the source send this"

@@ -167,9 +167,12 @@ struct Family<Key: FlowKey>: ~Copyable {
         return drop(index, .noFreePort, &core, batch)
       }
       translated = free
-    } else if flows.isTaken(translated.reversed(zone: zone), isTranslated: translated != key) {
+    } else if flows.isTaken(translated.reversed(zone: zone), isTranslated: translated != key)
+      || core.isFromHost && translated != key && zone == .underlay
+    {
       // The same client port leads to the same endpoint already, by another frontend or none. It gets another port, as
-      // Linux does it, so that answers find back.
+      // Linux does it, so that answers find back. So does what the node's own programs send out of it: by the port the
+      // answers are known as the data plane's, and not the host's (NODE-3).
       guard let free = masquerade(translated, key.sourceAddress, zone, &core, tables) else {
         return drop(index, .noFreePort, &core, batch)
       }
@@ -204,6 +207,11 @@ struct Family<Key: FlowKey>: ~Copyable {
     _ key: Key, _ address: IPAddress, _ zone: Zone, _ core: inout Core, _ tables: borrowing Tables
   ) -> Key? {
     let ports = tables.settings.masqueradePorts
+    guard key.tail.hasPorts else {
+      let candidate = key.translated(destination: key.destinationAddress, port: 0, source: (address, 0))
+      let reply = candidate.reversed(zone: zone)
+      return flows.table.find(reply, reply.hash) < 0 ? candidate : nil
+    }
     for _ in 0..<64 {
       let port = ports.lowerBound + UInt16(core.random.below(ports.count))
       let candidate = key.translated(

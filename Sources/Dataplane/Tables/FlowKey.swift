@@ -1,7 +1,7 @@
 import Addresses
 
-/// Where a packet came in, as far as flows care: each pod and the host is a zone of its own; all underlay ports and
-/// tunnels are one.
+/// Where a packet came in, as far as flows care: each pod is a zone of its own; the host, all underlay ports and tunnels
+/// are one.
 struct Zone: Equatable, BitwiseCopyable {
   var rawValue: UInt16
   static var underlay: Zone { Zone(rawValue: 0xffff) }
@@ -68,6 +68,9 @@ struct FlowKeyTail: BitwiseCopyable, Equatable, Sendable {
   }
 
   var isQuery: Bool { transport == 1 || transport == 58 }
+
+  /// Whether the transport has ports, or identifiers that do the same.
+  var hasPorts: Bool { isQuery || transport == 6 || transport == 17 || transport == 132 }
 
   /// The source port in host byte order.
   var sourcePort: UInt16 { UInt16(truncatingIfNeeded: ports).byteSwapped }

@@ -186,6 +186,11 @@ private func rewriteQuoted(
       octets.applyUDPChecksum(all, at: offset + 6)
     }
   case IPProtocol.sctp.rawValue: octets[u32Native: offset] = ports
+  case IPProtocol.icmp.rawValue, IPProtocol.icmpv6.rawValue:
+    let delta = ChecksumDelta(
+      replacing: octets[u16Native: offset + 4], with: UInt16(truncatingIfNeeded: ports))
+    octets[u16Native: offset + 4] = UInt16(truncatingIfNeeded: ports)
+    octets.applyChecksum(carried == IPProtocol.icmpv6.rawValue ? addresses + delta : delta, at: offset + 2)
   default: break
   }
 }

@@ -72,7 +72,8 @@ struct PortTable: ~Copyable {
       mac: description.mac.rawValue, peerMAC: description.peerMAC?.rawValue ?? 0, mtu: UInt32(description.mtu),
       role: description.role.rawValue, inUse: true, checksSource: description.checksSource,
       capabilities: description.capabilities.rawValue,
-      zone: description.role == .underlay ? .underlay : Zone(rawValue: index.rawValue))
+      // What the host forwards comes back by the underlay, or by another device of the host.
+      zone: description.role == .underlay || description.role == .host ? .underlay : Zone(rawValue: index.rawValue))
   }
 
   mutating func remove(_ index: PortIndex) {

@@ -44,13 +44,17 @@ public struct Settings: Sendable, Equatable {
   public var clusterCIDRs: [IPPrefix] = []
   /// Whether all traffic to cluster IPs is masqueraded (KP-34).
   public var masqueradeAll = false
+  /// The blocks of all pools, and of those whose pods are masqueraded on their way out of all pools (NODE-8).
+  public var poolBlocks: [IPPrefix] = []
+  public var natOutgoingBlocks: [IPPrefix] = []
   /// Whether TCP connections are taken up whose beginning was not seen (KP-39).
   public var tcpBeLiberal = true
   /// What masqueraded connections come from (KP-36).
   public var nodeAddress4: IPv4Address?
   public var nodeAddress6: IPv6Address?
-  /// The source ports of masqueraded connections: none that the host itself gives out (Linux: 32768 to 60999).
-  public var masqueradePorts: ClosedRange<UInt16> = 61000...65535
+  /// The source ports of masqueraded connections: none that the host itself gives out (Linux: 32768 to 60999), and not
+  /// the last one, which Linux's routing rules cannot name.
+  public var masqueradePorts: ClosedRange<UInt16> = 61000...65534
 
   /// What masqueraded connections of a family come from; nil: the node has no address of it.
   public func nodeAddress(_ family: IPFamily) -> IPAddress? {

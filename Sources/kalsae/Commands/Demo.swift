@@ -42,6 +42,9 @@ extension Kalsae {
     @Flag(name: .long, help: "Leave everything standing until Ctrl-C, with commands to look around.")
     var keep = false
 
+    @Flag(inversion: .prefixedNo, help: "Whether to show services and policy as well.")
+    var services = true
+
     private var chosen: [DemoMode] {
       modes.split(separator: ",").compactMap { DemoMode(rawValue: String($0).trimmed) }
     }
@@ -59,17 +62,26 @@ extension Kalsae {
         throw Failure(geteuid() == 0 ? .difference : .permission, "demo: \(reason)")
       }
       Interruption.onSignal { _ in Standard.error("\ninterrupted: taking everything away…\n") }
-      let failures: Int
+      let report = DemoReport()
       do {
         let lab = try Lab(name: "demo")
         defer { lab.cleanUp() }
-        let demo = try DemoRun(lab: lab, size: size, captures: captures)
-        failures = try demo.run(chosen)
+        let demo = try DemoRun(lab: lab, size: size, captures: captures, report: report)
+        try demo.run(chosen)
+        var clusters = [demo.cluster]
+        let second = services ? try Lab(name: "services") : nil
+        defer { second?.cleanUp() }
+        if let second {
+          let shown = try DemoServices(lab: second, program: demo.program, report: report)
+          clusters.append(shown.cluster)
+          do { try shown.run() } catch { report.fail("services", "\(error)") }
+        }
+        report.finish(clusters)
         if keep { try demo.stand() }
       } catch let error as LabError {
         throw Failure(.difference, "demo: \(error)")
       }
-      guard failures == 0 else { throw ExitCode(1) }
+      guard report.failures.isEmpty else { throw ExitCode(1) }
     }
   }
 }

@@ -6,15 +6,16 @@ import Lab
 /// What `kalsae demo` does.
 final class DemoRun {
   private let lab: Lab
-  private let cluster: Cluster
+  let cluster: Cluster
+  let program: String
   private let size: Int
   private let captures: String
   private var agents: [Child] = []
-  private var failures: [String] = []
-  private var progress = ""
+  private let report: DemoReport
 
-  init(lab: Lab, size: Int, captures: String) throws {
+  init(lab: Lab, size: Int, captures: String, report: DemoReport) throws {
     self.lab = lab
+    self.report = report
     self.size = size
     self.captures = captures
     if unsafe mkdir(captures, 0o755) != 0, errno != EEXIST {
@@ -22,47 +23,35 @@ final class DemoRun {
         .io, "demo: cannot make the folder \(captures): \(unsafe String(cString: strerror(errno))); see --captures")
     }
     guard let program = ownPath() else { throw Failure(.software, "demo: cannot find the path of this program") }
+    self.program = program
     cluster = try Cluster(lab: lab, program: program, plans: [.init("a"), .init("b")])
   }
 
-  /// Runs the modes and returns the number of things that went wrong.
-  func run(_ modes: [DemoMode]) throws -> Int {
-    let start = ContinuousClock.now
-    say("Two nodes on one wire, each with a pod on veth and a pod on TAP:")
+  /// Runs the modes.
+  func run(_ modes: [DemoMode]) throws {
+    report.say("Two nodes on one wire, each with a pod on veth and a pod on TAP:")
     for node in cluster.nodes {
-      say(
+      report.say(
         "  \(node.name)  \(node.ipv4)  "
           + node.pods.map { "\($0.name) \($0.ipv4) (\($0.attachment.rawValue))" }
           .joined(separator: ", "))
     }
     let payload = try Payload(byteCount: size * 1_000_000)
     agents = try cluster.start()
-    say("Both agents are ready.\n")
+    report.say("Both agents are ready.\n")
     var rows: [DemoResult] = []
     for (number, mode) in modes.enumerated() {
-      progress = "[\(number + 1)/\(modes.count)] \(mode.title)"
+      report.progress = "[\(number + 1)/\(modes.count)] \(mode.title)"
       do {
         rows.append(try show(mode, payload))
       } catch {
-        clearProgress()
-        fail(mode, "\(error)")
+        report.clearProgress()
+        report.fail(mode.title, "\(error)")
       }
     }
-    clearProgress()
-    say(DemoResult.table(rows))
-    say("The wire of each mode: \(modes.map { path($0) }.joined(separator: " "))")
-    let seconds = start.duration(to: .now).components.seconds
-    if failures.isEmpty {
-      say("All is well, after \(seconds) s.")
-    } else {
-      say("\(failures.count) things went wrong, after \(seconds) s:")
-      for failure in failures { say("  " + failure) }
-      for node in cluster.nodes {
-        let lines = cluster.logText(of: node).split(separator: "\n").suffix(8)
-        say("the last lines of \(node.name)'s agent:\n  " + lines.joined(separator: "\n  "))
-      }
-    }
-    return failures.count
+    report.clearProgress()
+    report.say(DemoResult.table(rows))
+    report.say("The wire of each mode: \(modes.map { path($0) }.joined(separator: " "))")
   }
 
   // MARK: One mode
@@ -72,13 +61,13 @@ final class DemoRun {
     let family = mode.family
     var result = DemoResult(mode: mode)
 
-    step("the pool's manifest changes")
+    report.step("the pool's manifest changes")
     if mode == .vxlan6 { try cluster.setMode(.direct, ipv6: .vxlan) } else { try cluster.setMode(mode.mode) }
     let mtu = family == .ipv6 || mode.mode != .direct ? cluster.podMTU(mode.mode) : cluster.podMTU(.direct)
     result.mtu = mtu
     let before = try drops()
 
-    step("ping")
+    report.step("ping")
     let capture = try cluster.nodes[0].namespace.capture(on: "eth0", to: path(mode), snapLength: 192, limit: 5000)
     for from in a {
       for to in b {
@@ -86,35 +75,36 @@ final class DemoRun {
         result.pings += ping.transmitted
         result.answers += ping.received
         if from.name == a[0].name, to.name == b[0].name { result.latency = ping.roundTrip?.average }
-        check(ping.isComplete, mode, "\(from.name) pings \(to.name): \(ping)")
+        report.check(ping.isComplete, mode.title, "\(from.name) pings \(to.name): \(ping)")
       }
     }
     let large = try a[0].namespace.ping(
       "\(b[1].address(family))", count: 3, interval: .milliseconds(50), size: 65507)
     result.isLargePingComplete = large.isComplete
-    check(large.isComplete, mode, "the largest ping: \(large)")
+    report.check(large.isComplete, mode.title, "the largest ping: \(large)")
 
-    step("the gateway")
+    report.step("the gateway")
     result.gateway = try gateway(of: [a[0], a[1]], family, mode)
 
-    step("TCP, \(size) MB from veth to veth")
+    report.step("TCP, \(size) MB from veth to veth")
     let veth = try lab.transfer(
       payload, from: a[0].namespace, to: b[0].namespace, address: b[0].address(family), timeout: .seconds(90))
     result.veth = veth
-    step("TCP, \(size) MB from TAP to TAP")
+    report.step("TCP, \(size) MB from TAP to TAP")
     result.tap = try lab.transfer(
       payload, from: a[1].namespace, to: b[1].namespace, address: b[1].address(family), timeout: .seconds(90))
 
-    step("a packet that is too big")
+    report.step("a packet that is too big")
     result.pathMTU = try pathMTU(a[0], b[0], mode, mtu)
 
-    step("what was captured and dropped")
+    report.step("what was captured and dropped")
     _ = try capture.stop()
     let seen = try PacketCheck.count(in: path(mode), filter: mode.filter)
     result.captured = seen
-    check(seen > 0, mode, "\(path(mode)) holds no packet that matches `\(mode.filter)`")
+    report.check(seen > 0, mode.title, "\(path(mode)) holds no packet that matches `\(mode.filter)`")
     result.drops = try drops().subtracting(before)
-    check(result.drops.unexplained == 0, mode, "\(result.drops.unexplained) packets were lost without a reason")
+    report.check(
+      result.drops.unexplained == 0, mode.title, "\(result.drops.unexplained) packets were lost without a reason")
     return result
   }
 
@@ -131,8 +121,8 @@ final class DemoRun {
         mac = text.split(separator: " ").lazy.compactMap { MACAddress(String($0)) }.first
       }
       if mac == MACAddress("ee:ee:ee:ee:ee:ee") { found += 1 }
-      check(
-        mac == MACAddress("ee:ee:ee:ee:ee:ee"), mode,
+      report.check(
+        mac == MACAddress("ee:ee:ee:ee:ee:ee"), mode.title,
         "\(pod.name) asked for its gateway and got \(mac.map { "\($0)" } ?? "no answer")")
     }
     return found
@@ -154,17 +144,19 @@ final class DemoRun {
     let ping = try from.namespace.ping(
       "\(address)", count: 2, size: full - header, dontFragment: true, wait: .seconds(1))
     if full == mtu {
-      check(ping.isComplete, mode, "a packet of \(full) octets did not pass: \(ping)")
+      report.check(ping.isComplete, mode.title, "a packet of \(full) octets did not pass: \(ping)")
       return ping.isComplete ? full : nil
     }
     let told = ping.reportedMTU
-    check(told == mtu, mode, "a packet of \(full) octets: told \(told.map { "\($0)" } ?? "nothing") instead of \(mtu)")
+    report.check(
+      told == mtu, mode.title, "a packet of \(full) octets: told \(told.map { "\($0)" } ?? "nothing") instead of \(mtu)"
+    )
     // TCP starts with segments for the wire's MTU and must find out by itself.
     try cluster.forgetPaths(of: from)
     let sent = try lab.transfer(
       Payload(byteCount: 5_000_000, seed: 2), from: from.namespace, to: to.namespace, address: address
     ).sent
-    check(sent.pathMTU == mtu, mode, "TCP believes in a path MTU of \(sent.pathMTU) instead of \(mtu)")
+    report.check(sent.pathMTU == mtu, mode.title, "TCP believes in a path MTU of \(sent.pathMTU) instead of \(mtu)")
     return told
   }
 
@@ -181,31 +173,10 @@ final class DemoRun {
 
   private func path(_ mode: DemoMode) -> String { "\(captures)/\(mode.rawValue).pcap" }
 
-  private func check(_ isRight: Bool, _ mode: DemoMode, _ text: @autoclosure () -> String) {
-    if !isRight { fail(mode, text()) }
-  }
-
-  private func fail(_ mode: DemoMode, _ text: String) { failures.append("\(mode.title): \(text)") }
-
-  private func say(_ text: String) { try? Standard.output(text + "\n") }
-
-  /// Says what is being done: on a terminal in one line that is written over, else in a line for each mode.
-  private func step(_ text: String) {
-    let line = "\(progress): \(text)…"
-    if Standard.errorIsTerminal {
-      Standard.error("\r\u{1b}[K" + line)
-    } else {
-      Standard.error(line + "\n")
-    }
-  }
-
-  private func clearProgress() { if Standard.errorIsTerminal { Standard.error("\r\u{1b}[K") } }
-
   /// Leaves all as it is, says how to look around, and waits for Ctrl-C.
   func stand() throws -> Never {
     let (a, b) = (cluster.nodes[0], cluster.nodes[1])
-    let program = ownPath() ?? "kalsae"
-    say(
+    report.say(
       """
 
       Everything stands until Ctrl-C. Look around from another terminal:
