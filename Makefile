@@ -52,9 +52,9 @@ sanitize:
 	@tools/bootstrap --test
 	@echo "[1/2] the tests under AddressSanitizer…"
 	@# What lives until the end of a process is no leak to Swift's runtime, but one to LeakSanitizer.
-	@ASAN_OPTIONS=detect_leaks=0 swift test --disable-xctest --sanitize=address --scratch-path .build-address --skip '[./]Release[A-Z]' $(ARGUMENTS)
+	@KALSAE_DYNAMIC=1 ASAN_OPTIONS=detect_leaks=0 swift test --disable-xctest --sanitize=address --scratch-path .build-address --skip '[./]Release[A-Z]' $(ARGUMENTS)
 	@echo "[2/2] the tests under ThreadSanitizer…"
-	@TSAN_OPTIONS="suppressions=$(CURDIR)/tools/thread-sanitizer.suppressions" \
+	@KALSAE_DYNAMIC=1 TSAN_OPTIONS="suppressions=$(CURDIR)/tools/thread-sanitizer.suppressions" \
 	swift test --disable-xctest --sanitize=thread --scratch-path .build-thread --skip '[./]Release[A-Z]' $(ARGUMENTS)
 
 fuzz:

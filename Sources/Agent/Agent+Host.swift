@@ -22,7 +22,13 @@ extension Agent {
     options.up = false
     options.mtu = compiler.podMTU
     let port: TAPPort
-    do throws(PortError) { port = try TAPPort(name: configuration.hostInterface, options: options) } catch {
+    do throws(PortError) {
+      if let inherited = inheritance.take(configuration.hostInterface, .tap) {
+        port = try TAPPort(adopting: inherited, options: options)
+      } else {
+        port = try TAPPort(name: configuration.hostInterface, options: options)
+      }
+    } catch {
       guard error.code == EBUSY else { throw error }
       throw AgentError(
         .alreadyRunning,

@@ -51,7 +51,8 @@ extension Agent {
   private func isUsable(_ open: PodPort, for attachment: PodAttachment) -> Bool {
     let old = open.attachment
     guard old.type == attachment.type, old.interface == attachment.interface,
-      old.networkNamespace == attachment.networkNamespace, old.mac == attachment.mac || open.isVeth
+      old.networkNamespace == attachment.networkNamespace, old.containerInterface == attachment.containerInterface,
+      old.mac == attachment.mac || open.isVeth
     else { return false }
     if open.isVeth { return links[open.interface]?.name == attachment.interface }
     return dataPath.change { _ in !open.port.isExhausted }
@@ -74,7 +75,12 @@ extension Agent {
     // The host must not speak by the device: no new addresses of its own, and whatever comes in is the data plane's.
     try? netlink.disableIPv6Addresses(interface: link.index)
     let guardian = try IngressGuard(interface: link.index, classifier: .everything, netlink: netlink)
-    let port = try AFPacketPort(interface: link.index, options: .pod)
+    let port: AFPacketPort
+    if let inherited = inheritance.take(attachment.interface, .packet) {
+      port = try AFPacketPort(adopting: inherited)
+    } else {
+      port = try AFPacketPort(interface: link.index, options: .pod)
+    }
     if !link.isUp { try netlink.setUp(true, interface: link.index) }
     let index = try add(port, attachment)
     return PodPort(attachment: attachment, index: index, port: port, interface: link.index, guardian: guardian)
@@ -88,7 +94,12 @@ extension Agent {
     options.mtu = attachment.mtu
     // The device outlives the agent, with the addresses and routes that somebody gave it.
     options.persistent = true
-    let port = try TAPPort(name: "eth0", options: options)
+    let port: TAPPort
+    if let inherited = inheritance.take(attachment.interface, .tap) {
+      port = try TAPPort(adopting: inherited, options: options)
+    } else {
+      port = try TAPPort(name: attachment.containerInterface, options: options)
+    }
     let index = try add(port, attachment)
     return PodPort(attachment: attachment, index: index, port: port, interface: port.interfaceIndex)
   }
@@ -149,7 +160,7 @@ extension PodAttachment {
   var label: String {
     switch type {
     case .veth: interface
-    case .tap: "TAP eth0 in \(networkNamespace ?? "?")"
+    case .tap: "TAP \(containerInterface) in \(networkNamespace ?? "?")"
     }
   }
 }

@@ -97,7 +97,13 @@ extension Agent {
     var options = AFPacketPort.Options.underlay
     options.filter = try socketFilter(classifier)
     options.finishesTunnels = compiler.settings.tunnelOffload
-    let port = try AFPacketPort(interface: link.index, options: options)
+    let port: AFPacketPort
+    if let inherited = inheritance.take(link.name, .packet) {
+      port = try AFPacketPort(adopting: inherited, finishesTunnels: options.finishesTunnels)
+      try port.setFilter(options.filter)
+    } else {
+      port = try AFPacketPort(interface: link.index, options: options)
+    }
     let index = try dataPath.change { tables in
       let index = tables.addPort(describe(port, mtu: link.mtu))
       do { try worker.add(port, at: index) } catch {

@@ -4,6 +4,7 @@ import Compiler
 import Dataplane
 import Datastore
 import Glibc
+import IPAM
 public import Logging
 import Model
 import Node
@@ -39,6 +40,11 @@ public final class Agent {
   private let requests: Mailbox<ControlRequest>
   private var watch: DirectoryWatch?
   private var server: LocalServer?
+  private let control: ControlQueue
+  private var containers: CNIService?
+  private var plugins: CNIServer?
+  let addressManagers: AddressManagers
+  var nodesWithBlocks: Set<String> = []
   private let signals: Int32
 
   // What the kernel has told.
@@ -65,6 +71,8 @@ public final class Agent {
   private(set) var troubles: [String: String] = [:]
   private var needsSettling = true
   private var needsCommit = false
+  /// What the agent before this one handed over and nobody has taken yet.
+  var inheritance = Inheritance()
   private var exitSignal: Int32 = 0
 
   /// Reads the manifests and gets hold of what an agent needs; nothing of the machine is changed yet.
@@ -99,6 +107,7 @@ public final class Agent {
       updates = try Mailbox()
       webEvents = try Mailbox()
       requests = try Mailbox(limit: 4096)
+      control = try ControlQueue()
       netlink = try Netlink()
       monitor = try NetlinkMonitor()
       let settings = state.settings(ofNode: configuration.node)
@@ -118,6 +127,9 @@ public final class Agent {
     }
     compiler = NodeCompiler(node: configuration.node)
     compiler.apply(first.changes)
+    addressManagers = AddressManagers(
+      node: configuration.node, storePath: SQLiteStore.defaultPath)
+    addressManagers.setCatalog(PoolCatalog(compiler.state))
   }
 
   /// The processor for a worker that never sleeps: the last of those that the process may use. A worker that sleeps is
@@ -134,27 +146,43 @@ public final class Agent {
 
   /// Runs until SIGTERM or SIGINT and then undoes what was done to the machine. Throws where it cannot start.
   public func run() throws {
+    // What takes long comes before packets have to wait.
+    dataPath.change { compiler.commit(to: &$0) }
+    let inherited = configuration.takesOver ? try Inheritance.ask(configuration.socketPath) : nil
     // First of all: two agents of one node would fight.
-    let server = try LocalServer(configuration.socketPath, node: configuration.node, loop: loop, log: log) {
-      [unowned self] in answer($0)
-    }
+    let server = try LocalServer(
+      configuration.socketPath, node: configuration.node, isExpected: inherited != nil, loop: loop, log: log
+    ) { [unowned self] in answer($0) }
     self.server = server
+    if let inherited { inheritance = inherited }
+    restore = inheritance.restore
     defer { shutDown() }
     do {
+      let containers = try CNIService(
+        node: configuration.node, dataDirectory: configuration.dataDirectory, control: control,
+        managers: addressManagers, log: log)
+      self.containers = containers
+      adoptContainers(containers)
       try loop.add(signals) { [unowned self] in takeSignals() }
       try loop.add(updates.descriptor) { [unowned self] in for update in updates.takeAll() { take(update) } }
       try loop.add(requests.descriptor) { [unowned self] in take(requests.takeAll()) }
-      try loop.add(monitor.descriptor) { [unowned self] in take(monitor.events()) }
+      try loop.add(monitor.descriptor) { [unowned self] in takeKernelEvents() }
+      try loop.add(control.descriptor) { [unowned self] in control.work(for: self) }
       try readKernel()
       try openHost()
       servers = try makeServers()
       settle()
+      restoreFlows(inheritance.flows)
+      inheritance.discard()
       try worker.start()
       watch = try source.watch { [updates, board] in
         // Here, and not where it is taken in: what waits may wait because that side is stuck.
         board.noteQueued(at: kalsae_monotonic(), time: kalsae_realtime())
         updates.put([$0])
       }
+      let plugins = try CNIServer(configuration.pluginSocketPath, service: containers, log: log)
+      self.plugins = plugins
+      try plugins.start()
       try server.listen()
     } catch let error as NodeError {
       throw AgentError(Agent.code(error.code), "\(error)")
@@ -231,11 +259,14 @@ public final class Agent {
       endpoints: update.changes.count { $0.key.kind == .endpointSlice }, all: update.changes.count)
     log.info("manifests: \(update.changes.count) changed: \(Agent.names(update.changes))")
     compiler.apply(update.changes)
+    addressManagers.setCatalog(PoolCatalog(compiler.state))
   }
 
   private static func names(_ changes: [Change]) -> String {
     changes.prefix(4).map { "\($0.key)" }.joined(separator: ", ") + (changes.count > 4 ? ", …" : "")
   }
+
+  func takeKernelEvents() { take(monitor.events()) }
 
   func noteChange() { needsSettling = true }
   /// Neighbours come and go often, and nothing but hops depends on them.
@@ -289,10 +320,22 @@ public final class Agent {
 
   // MARK: The end
 
+  /// Takes no more requests of container runtimes, and lets those that are being worked on end.
+  func endRequests() {
+    control.close()
+    plugins?.stop()
+    plugins = nil
+  }
+
+  func passDescriptors(_ descriptors: [Int32]) { server?.legacy = descriptors }
+
   private func shutDown() {
+    endRequests()
     watch?.stop()
     servers?.settle([])
     worker.stop()
+    if exitSignal != 0 { saveFlows() }
+    inheritance.discard()
     for key in Array(pods.keys) { close(pod: key, isGone: false) }
     closeUnderlay()
     for address in keptNeighbours.keys { forgetNeighbour(address) }

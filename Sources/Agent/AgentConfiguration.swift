@@ -6,17 +6,27 @@ public struct AgentConfiguration: Sendable {
   public var stateDirectory: String
   /// Where the agent answers; see `AgentClient`.
   public var socketPath: String
+  /// What outlives the agent: containers' attachments, addresses, flows.
+  public var dataDirectory: String
+  /// Whether an agent that runs hands over and ends, instead of being in the way.
+  public var takesOver = false
   /// The host's own device into the data plane.
   public var hostInterface = "kalsae0"
 
-  public init(node: String, stateDirectory: String, socketPath: String? = nil) {
+  public init(node: String, stateDirectory: String, socketPath: String? = nil, dataDirectory: String? = nil) {
     self.node = node
     self.stateDirectory = stateDirectory
     self.socketPath = socketPath ?? AgentConfiguration.defaultSocketPath(node: node)
+    self.dataDirectory = dataDirectory ?? AgentConfiguration.defaultDataDirectory(node: node)
   }
+
+  /// Where the plugin is answered: beside the local API.
+  public var pluginSocketPath: String { CNIServer.path(besides: socketPath) }
 
   /// The folder of the sockets of this machine's agents.
   public static let socketFolder = "/run/kalsae"
+
+  public static func defaultDataDirectory(node: String) -> String { "/var/lib/kalsae/\(node)" }
 
   public static func defaultSocketPath(node: String) -> String { "\(socketFolder)/\(node).sock" }
 }

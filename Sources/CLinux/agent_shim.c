@@ -135,7 +135,7 @@ int kalsae_unix_listen(const char *path) {
   if (fd < 0) return -errno;
   (void)unlink(path);
   // The mode that the socket gets when it is bound: nobody can connect in between.
-  if (fchmod(fd, 0600) || bind(fd, (struct sockaddr *)&address, length) || chmod(path, 0600) || listen(fd, 16)) {
+  if (fchmod(fd, 0600) || bind(fd, (struct sockaddr *)&address, length) || chmod(path, 0600) || listen(fd, 128)) {
     error = -errno;
     close(fd);
     return error;
@@ -178,6 +178,50 @@ int kalsae_unix_connect(const char *path, int seconds) {
 long kalsae_unix_send(int descriptor, const void *data, unsigned long length) {
   ssize_t count = send(descriptor, data, length, MSG_NOSIGNAL);
   return count < 0 ? -errno : count;
+}
+
+int kalsae_send_descriptors(int socket, const int *descriptors, int count) {
+  if (count <= 0 || count > KALSAE_DESCRIPTORS) return -EINVAL;
+  union {
+    char octets[CMSG_SPACE(KALSAE_DESCRIPTORS * sizeof(int))];
+    struct cmsghdr aligned;
+  } control;
+  memset(&control, 0, sizeof control);
+  struct iovec part = {.iov_base = " ", .iov_len = 1};
+  struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1, .msg_control = control.octets};
+  message.msg_controllen = CMSG_SPACE((size_t)count * sizeof(int));
+  struct cmsghdr *header = CMSG_FIRSTHDR(&message);
+  header->cmsg_level = SOL_SOCKET;
+  header->cmsg_type = SCM_RIGHTS;
+  header->cmsg_len = CMSG_LEN((size_t)count * sizeof(int));
+  memcpy(CMSG_DATA(header), descriptors, (size_t)count * sizeof(int));
+  ssize_t sent;
+  do sent = sendmsg(socket, &message, MSG_NOSIGNAL);
+  while (sent < 0 && errno == EINTR);
+  return sent == 1 ? 0 : sent < 0 ? -errno : -EIO;
+}
+
+long kalsae_receive_descriptors(int socket, void *buffer, unsigned long capacity, int *descriptors, int *count) {
+  union {
+    char octets[CMSG_SPACE(KALSAE_DESCRIPTORS * sizeof(int))];
+    struct cmsghdr aligned;
+  } control;
+  struct iovec part = {.iov_base = buffer, .iov_len = capacity};
+  struct msghdr message = {
+      .msg_iov = &part, .msg_iovlen = 1, .msg_control = control.octets, .msg_controllen = sizeof control};
+  *count = 0;
+  ssize_t received;
+  do received = recvmsg(socket, &message, MSG_CMSG_CLOEXEC);
+  while (received < 0 && errno == EINTR);
+  if (received < 0) return -errno;
+  for (struct cmsghdr *header = CMSG_FIRSTHDR(&message); header; header = CMSG_NXTHDR(&message, header)) {
+    if (header->cmsg_level != SOL_SOCKET || header->cmsg_type != SCM_RIGHTS) continue;
+    int found = (int)((header->cmsg_len - CMSG_LEN(0)) / sizeof(int));
+    if (found > KALSAE_DESCRIPTORS - *count) found = KALSAE_DESCRIPTORS - *count;
+    memcpy(descriptors + *count, CMSG_DATA(header), (size_t)found * sizeof(int));
+    *count += found;
+  }
+  return received;
 }
 
 int kalsae_notify(const char *path, const char *message) {

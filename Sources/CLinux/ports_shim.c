@@ -7,6 +7,7 @@
 #include <linux/if_ether.h>
 #include <linux/if_packet.h>
 #include <linux/if_tun.h>
+#include <linux/nsfs.h>
 #include <linux/sockios.h>
 #include <net/if.h>
 #include <poll.h>
@@ -20,6 +21,7 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/utsname.h>
 #include <time.h>
@@ -101,6 +103,11 @@ fail:
   if (*ring != MAP_FAILED) munmap(*ring, size);
   close(fd);
   return -error;
+}
+
+int kalsae_packet_map(int fd, unsigned long size, void **ring) {
+  *ring = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+  return *ring == MAP_FAILED ? -errno : 0;
 }
 
 int kalsae_packet_filter(int fd, const struct sock_filter *filter, uint16_t length) {
@@ -251,6 +258,22 @@ int kalsae_in_namespace(const char *path, void (*body)(void *), void *context) {
   int result = kalsae_in_namespace_descriptor(fd, body, context);
   close(fd);
   return result;
+}
+
+int kalsae_namespace_identify(const char *path, struct kalsae_namespace_identity *out) {
+  int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+  if (fd < 0) return -errno;
+  struct stat status;
+  int result = 0;
+  if (ioctl(fd, NS_GET_NSTYPE) != CLONE_NEWNET)
+    result = -EINVAL;
+  else if (fstat(fd, &status))
+    result = -errno;
+  close(fd);
+  if (result) return result;
+  out->device = status.st_dev;
+  out->inode = status.st_ino;
+  return 0;
 }
 
 int kalsae_tap_open(char *name, int persistent, uint32_t *offloads, const char **step) {

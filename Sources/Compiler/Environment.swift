@@ -55,6 +55,8 @@ public struct PodAttachment: Sendable, Equatable {
   public var type: Pod.Attachment.InterfaceType
   /// Where a TAP device is made.
   public var networkNamespace: String?
+  /// The interface's name inside of the pod.
+  public var containerInterface: String
   public var addresses: [IPAddress]
   /// The pod's own Ethernet address.
   public var mac: MACAddress

@@ -26,6 +26,7 @@ public final class NodeCompiler {
   public var servicesAreListed = true
 
   private(set) var services = ServiceCompiler()
+  var overlay: Overlay
   private var policies: PolicyCompiler
 
   // What is noted for the next commit.
@@ -53,6 +54,7 @@ public final class NodeCompiler {
   public init(node name: String, derivesNeighbours: Bool = false, explains: Bool = false) {
     node = ObjectKey(.node, name: name)
     self.derivesNeighbours = derivesNeighbours
+    overlay = Overlay(owner: name)
     policies = PolicyCompiler(node: name, explains: explains)
   }
 
@@ -93,19 +95,24 @@ public final class NodeCompiler {
   /// Takes in changes of the desired state.
   public func apply(_ changes: [Change]) {
     for change in changes {
-      switch change {
-      case .upsert(let resource):
-        if let old = state[resource.key] {
-          if old == resource { continue }
-          withdraw(old)
-        }
-        state.apply(change)
-        enter(resource)
-      case .delete(let key):
-        guard let old = state[key] else { continue }
-        state.apply(change)
+      for change in overlay.changes(for: change, state) { applyAsIs(change) }
+    }
+  }
+
+  /// Takes in a change of an object as it counts, with what is laid over it.
+  func applyAsIs(_ change: Change) {
+    switch change {
+    case .upsert(let resource):
+      if let old = state[resource.key] {
+        if old == resource { return }
         withdraw(old)
       }
+      state.apply(change)
+      enter(resource)
+    case .delete(let key):
+      guard let old = state[key] else { return }
+      state.apply(change)
+      withdraw(old)
     }
   }
 
@@ -272,8 +279,9 @@ public final class NodeCompiler {
       }
       attachments[key] = PodAttachment(
         pod: key, interface: pod.attachment.interface ?? PodAttachment.interfaceName(pod: key),
-        type: pod.attachment.type, networkNamespace: pod.attachment.networkNamespace, addresses: pod.addresses,
-        mac: mac, mtu: podMTU, checksSource: settings.sourceCheck)
+        type: pod.attachment.type, networkNamespace: pod.attachment.networkNamespace,
+        containerInterface: pod.attachment.containerInterface, addresses: pod.addresses, mac: mac,
+        mtu: podMTU, checksSource: settings.sourceCheck)
     }
   }
 

@@ -300,7 +300,19 @@ public final class Cluster: Sendable {
   /// Starts the agent of a node; `waitUntilReady` waits for it.
   public func startAgent(of node: Node) throws -> Child {
     try node.namespace.spawn(
-      [program, "run", "--state", state, "--node", node.name, "--socket", socket(of: node)], log: log(of: node))
+      [
+        program, "run", "--state", state, "--node", node.name, "--socket", socket(of: node), "--data", data(of: node),
+      ], log: log(of: node))
+  }
+
+  /// What outlives a node's agent.
+  public func data(of node: Node) -> String { "\(folder)/\(node.name).data" }
+
+  /// Starts and ends containers' networks on a node by the plugin, as a container runtime does.
+  public func runtime(of node: Node, plugin: String) -> PluginRuntime {
+    PluginRuntime(
+      node: node, plugin: plugin, socket: "\(folder)/\(node.name).cni", dataDirectory: data(of: node),
+      addresses: "\(folder)/\(node.name).addresses")
   }
 
   /// Starts all agents, waits until they are ready, and gives TAP pods their addresses.

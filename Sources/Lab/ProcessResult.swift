@@ -63,6 +63,7 @@ enum Programs {
   /// The Debian packages of programs that are not named like theirs.
   static let packages = [
     "ip": "iproute2", "ping": "iputils-ping", "arping": "iputils-arping", "sha256sum": "coreutils", "nft": "nftables",
-    "tc": "iproute2", "bridge": "iproute2", "ss": "iproute2", "qemu-system-x86_64": "qemu-system-x86",
+    "tc": "iproute2", "ctr": "containerd", "unshare": "util-linux", "bridge": "iproute2", "ss": "iproute2",
+    "qemu-system-x86_64": "qemu-system-x86",
   ]
 }

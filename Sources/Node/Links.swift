@@ -25,6 +25,8 @@ public struct KernelLink: Sendable, Hashable {
   /// Frames that the kernel dropped instead of sending: for a TAP device those that nobody read in time.
   public var transmitDrops: UInt64
   public var receiveDrops: UInt64
+  /// What somebody wrote down about the device (`ip link set … alias`).
+  public var alias: String?
 
   /// Decodes what follows the netlink header of RTM_NEWLINK and RTM_DELLINK.
   init?(_ body: NetlinkReader) {
@@ -45,6 +47,7 @@ public struct KernelLink: Sendable, Hashable {
     peerIndex = attributes[IFLA_LINK]?.i32()
     peerNamespaceID = attributes[IFLA_LINK_NETNSID]?.i32()
     masterIndex = attributes[IFLA_MASTER]?.i32()
+    alias = attributes[IFLA_IFALIAS]?.text
     // struct rtnl_link_stats64: packets, octets, errors, drops; each for receiving and sending.
     let statistics = attributes[IFLA_STATS64]
     receiveDrops = statistics?.u64(48) ?? 0
@@ -98,6 +101,14 @@ extension Netlink {
     try request(message, label(index), "set the MTU to \(mtu)")
   }
 
+  /// Writes down something about a device, at most 255 octets (`ip link set … alias`).
+  public func setAlias(_ alias: String, interface index: Int32) throws(NodeError) {
+    var message = NetlinkMessage(RTM_NEWLINK)
+    message.putLinkHeader(index: index)
+    message.attribute(IFLA_IFALIAS, alias)
+    try request(message, label(index), "write the alias")
+  }
+
   /// Sets the device's own Ethernet address.
   public func setMAC(_ mac: MACAddress, interface index: Int32) throws(NodeError) {
     var message = NetlinkMessage(RTM_NEWLINK)
@@ -123,11 +134,19 @@ extension Netlink {
     public var mac: MACAddress?
     /// Where the device goes; nil for the namespace of the `Netlink`.
     public var namespace: NetworkNamespace?
+    /// Octets; nil for that of the pair.
+    public var mtu: Int?
+    /// What is written down about the device.
+    public var alias: String?
 
-    public init(_ name: String, mac: MACAddress? = nil, namespace: NetworkNamespace? = nil) {
+    public init(
+      _ name: String, mac: MACAddress? = nil, namespace: NetworkNamespace? = nil, mtu: Int? = nil, alias: String? = nil
+    ) {
       self.name = name
       self.mac = mac
       self.namespace = namespace
+      self.mtu = mtu
+      self.alias = alias
     }
   }
 
@@ -138,7 +157,8 @@ extension Netlink {
     func describe(_ end: VethEnd, _ file: borrowing NamespaceFile, _ message: inout NetlinkMessage) {
       message.attribute(IFLA_IFNAME, end.name)
       if let mac = end.mac { message.attribute(IFLA_ADDRESS, mac.octets) }
-      if let mtu { message.attribute(IFLA_MTU, UInt32(clamping: mtu)) }
+      if let mtu = end.mtu ?? mtu { message.attribute(IFLA_MTU, UInt32(clamping: mtu)) }
+      if let alias = end.alias { message.attribute(IFLA_IFALIAS, alias) }
       if let descriptor = file.descriptor { message.attribute(IFLA_NET_NS_FD, UInt32(bitPattern: descriptor)) }
     }
     var message = NetlinkMessage(RTM_NEWLINK, flags: NLM_F_CREATE | NLM_F_EXCL)

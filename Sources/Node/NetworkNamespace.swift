@@ -32,4 +32,40 @@ public struct NetworkNamespace: Sendable, Hashable, CustomStringConvertible {
     }
     return try outcome.get()
   }
+
+  /// What tells the namespace from all others of this machine while it lasts: a namespace of the same path may be
+  /// another one later.
+  public struct Identity: Sendable, Hashable {
+    public var device: UInt64
+    public var inode: UInt64
+  }
+
+  /// The namespace's identity; throws where there is none at the path, or something else.
+  public func identity() throws(NodeError) -> Identity {
+    var identity = kalsae_namespace_identity()
+    let result = unsafe kalsae_namespace_identify(path, &identity)
+    guard result == 0 else {
+      throw NodeError(
+        subject: path, operation: "find the network namespace", code: -result,
+        remedy: result == -EINVAL ? "the path is no network namespace; `ip netns` lists them" : "no such namespace")
+    }
+    return Identity(device: identity.device, inode: identity.inode)
+  }
+
+  /// Writes kernel parameters of the namespace, such as `net/ipv6/conf/eth0/accept_ra`; those that the kernel does not
+  /// have are left out.
+  public func writeSysctls(_ values: [(name: String, value: String)]) throws(NodeError) {
+    try run { () throws(NodeError) in
+      for (name, value) in values {
+        let file = unsafe open("/proc/sys/\(name)", O_WRONLY | O_CLOEXEC)
+        guard file >= 0 else { continue }
+        defer { close(file) }
+        let octets = Array(value.utf8)
+        let count = unsafe octets.withUnsafeBytes { unsafe write(file, $0.baseAddress, $0.count) }
+        guard count == octets.count else {
+          throw NodeError(subject: name, operation: "write \(value)", code: errno)
+        }
+      }
+    }
+  }
 }

@@ -76,6 +76,33 @@ public final class TAPPort: Port {
     capabilities = udp ? [.checksum, .tcp4, .tcp6, .udp] : [.checksum, .tcp4, .tcp6]
   }
 
+  /// Goes on with a port that another process has handed over; it is not made anew. The descriptor belongs to the port,
+  /// unless this throws.
+  public init(adopting inherited: InheritedPort, options: Options = Options()) throws(PortError) {
+    guard inherited.kind == .tap, inherited.descriptor >= 0, options.slots > 0, options.slots <= 65_535 else {
+      throw PortError(device: inherited.device, operation: "go on with the port", detail: "it is no TAP device")
+    }
+    let device = try inNamespace(options.namespace, device: inherited.device) { () throws(PortError) in
+      try InterfaceDescription(index: inherited.interface)
+    }
+    file = inherited.descriptor
+    name = device.name
+    interfaceIndex = device.index
+    mac = device.mac
+    mtu = device.mtu
+    namespace = options.namespace
+    state = device.isUp ? .up : .down
+    pool = FramePool(slots: options.slots, slotSize: TAPPort.slotSize)
+    capabilities = PortCapabilities(rawValue: inherited.capabilities)
+  }
+
+  /// What another process needs to go on with the port; the descriptor still belongs to this one.
+  public var handover: InheritedPort {
+    var port = InheritedPort(kind: .tap, interface: interfaceIndex, device: name, capabilities: capabilities)
+    port.descriptor = file
+    return port
+  }
+
   deinit { close(file) }
 
   private struct Opened {

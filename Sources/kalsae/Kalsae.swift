@@ -22,7 +22,8 @@ struct Kalsae: ParsableCommand {
       """,
     version: version,
     subcommands: [
-      DemoCommand.self, RunCommand.self, GetCommand.self, DropsCommand.self, FlowsCommand.self, BenchCommand.self,
+      DemoCommand.self, RunCommand.self, CNICommand.self, GetCommand.self, DropsCommand.self, FlowsCommand.self,
+      BenchCommand.self,
       ReplayCommand.self,
       TraceCommand.self, IPAMCommand.self,
     ])

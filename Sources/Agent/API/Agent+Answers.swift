@@ -15,6 +15,10 @@ extension Agent {
     var reply = AgentReply()
     switch request.topic {
     case .status: reply.status = status()
+    case .handover:
+      let (view, descriptors) = handOver()
+      reply.handover = view
+      passDescriptors(descriptors)
     case .ports: reply.ports = Array(portViews().prefix(limit))
     case .pods: reply.pods = Array(podViews().prefix(limit))
     case .routes: reply.routes = routeViews(limit)

@@ -25,11 +25,15 @@ final class LocalServer {
   private let log: Logger
   private let handler: (AgentRequest) -> AgentReply
 
+  /// Sent along with the next answer, after which this process ends: they are another one's by then.
+  var legacy: [Int32] = []
+
   var hasClients: Bool { !clients.isEmpty }
 
-  /// Makes sure that no other agent has this socket.
+  /// Makes sure that no other agent has this socket. `isExpected`: one that has it is about to end.
   init(
-    _ path: String, node: String, loop: EventLoop, log: Logger, handler: @escaping (AgentRequest) -> AgentReply
+    _ path: String, node: String, isExpected: Bool = false, loop: EventLoop, log: Logger,
+    handler: @escaping (AgentRequest) -> AgentReply
   ) throws {
     self.path = path
     self.loop = loop
@@ -39,7 +43,13 @@ final class LocalServer {
     if !folder.isEmpty, unsafe mkdir(folder, 0o755) != 0, errno != EEXIST {
       throw AgentError(.failed, "cannot make the folder \(folder) of the socket: \(systemErrorText(errno))")
     }
-    lock = unsafe kalsae_lock(path + ".lock")
+    var lock = unsafe kalsae_lock(path + ".lock")
+    // The agent before this one is ending.
+    for _ in 0..<(isExpected ? 5000 : 0) where lock == -EWOULDBLOCK {
+      usleep(1000)
+      lock = unsafe kalsae_lock(path + ".lock")
+    }
+    self.lock = lock
     if lock == -EWOULDBLOCK {
       throw AgentError(
         .alreadyRunning,
@@ -126,6 +136,7 @@ final class LocalServer {
     }
     data.append(UInt8(ascii: "\n"))
     let octets = [UInt8](data)
+    if !legacy.isEmpty { bequeath(octets, to: descriptor) }
     let sent = LocalServer.send(octets[...], to: descriptor)
     guard sent >= 0, sent < octets.count else {
       _ = Glibc.close(descriptor)
@@ -144,6 +155,26 @@ final class LocalServer {
       _ = Glibc.close(descriptor)
     }
     if error != 0 { _ = Glibc.close(descriptor) }
+  }
+
+  /// Hands everything over and ends, giving nothing back to the host: another agent has it now.
+  private func bequeath(_ octets: [UInt8], to descriptor: Int32) -> Never {
+    // What the next one makes must not be removed here.
+    _ = unsafe unlink(path)
+    _ = fcntl(descriptor, F_SETFL, 0)
+    var rest = legacy[...]
+    while !rest.isEmpty {
+      let part = Array(rest.prefix(Int(KALSAE_DESCRIPTORS)))
+      guard unsafe kalsae_send_descriptors(descriptor, part, Int32(part.count)) == 0 else { _exit(1) }
+      rest = rest.dropFirst(part.count)
+    }
+    var text = octets[...]
+    while !text.isEmpty {
+      let sent = LocalServer.send(text, to: descriptor)
+      guard sent > 0 else { _exit(1) }
+      text = text.dropFirst(sent)
+    }
+    _exit(0)
   }
 
   /// How much was taken; -1 when the client is gone.

@@ -2,6 +2,8 @@
 public struct AgentRequest: Codable, Sendable, Equatable {
   public enum Topic: String, Codable, Sendable, CaseIterable {
     case status, ports, pods, routes, hops, peers, neighbours, flows, drops
+    /// For the agent that takes this one's place: see `HandoverView`.
+    case handover
   }
 
   public var topic: Topic
@@ -32,6 +34,7 @@ public struct AgentReply: Codable, Sendable {
   public var neighbours: [NeighbourView]?
   public var flows: [FlowView]?
   public var drops: DropsView?
+  public var handover: HandoverView?
 
   public init(error: String? = nil) { self.error = error }
 }

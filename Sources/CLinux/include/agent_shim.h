@@ -39,5 +39,13 @@ int kalsae_unix_connect(const char *_Nonnull path, int seconds);
 /// Sends what fits without blocking and without SIGPIPE. How much, or a negated errno.
 long kalsae_unix_send(int descriptor, const void *_Nonnull data, unsigned long length);
 
+/// Sends one octet, a space, with descriptors, at most KALSAE_DESCRIPTORS. 0 or a negated errno.
+int kalsae_send_descriptors(int socket, const int *_Nonnull descriptors, int count);
+#define KALSAE_DESCRIPTORS 250
+/// Reads what has come, with the descriptors that came along; `*count` is how many, `descriptors` has room for
+/// KALSAE_DESCRIPTORS. The number of octets, 0 at the end, or a negated errno.
+long kalsae_receive_descriptors(
+    int socket, void *_Nonnull buffer, unsigned long capacity, int *_Nonnull descriptors, int *_Nonnull count);
+
 /// Sends a datagram to the socket of the service manager at `path` (`@` begins an abstract name). 0 or a negated errno.
 int kalsae_notify(const char *_Nonnull path, const char *_Nonnull message);

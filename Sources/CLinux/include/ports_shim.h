@@ -100,6 +100,8 @@ const char *kalsae_errno_text(int error);
 /// Opens a packet socket with a TPACKET_V2 receive ring and vnet headers, bound to a device. Returns the descriptor
 /// and where the ring is mapped, or the negated errno; `*step` then says what failed.
 int kalsae_packet_open(const struct kalsae_packet_options *options, void **ring, const char **step);
+/// Maps the receive ring of a packet socket that another process set up. 0 or a negated errno.
+int kalsae_packet_map(int descriptor, unsigned long size, void **ring);
 /// Puts another classic BPF program in the place of a packet socket's filter. 0 or a negated errno.
 int kalsae_packet_filter(int descriptor, const struct sock_filter *filter, uint16_t length);
 /// Takes the next frame that did not fit its slot, with its vnet header of ten octets before it. The number of octets,
@@ -123,6 +125,14 @@ int kalsae_interface_set(const char *name, const uint8_t *mac, int mtu, int up, 
 int kalsae_in_namespace(const char *path, void (*body)(void *), void *context);
 /// The same for a namespace that is open.
 int kalsae_in_namespace_descriptor(int descriptor, void (*body)(void *), void *context);
+
+/// What tells one namespace from another.
+struct kalsae_namespace_identity {
+  uint64_t device;
+  uint64_t inode;
+};
+/// Finds out about the network namespace at `path`. 0, or a negated errno: -EINVAL where it is something else.
+int kalsae_namespace_identify(const char *path, struct kalsae_namespace_identity *out);
 
 /// Opens a TAP device with vnet headers of 12 octets, non-blocking, creating it if needed. `name` (16 octets) is
 /// read and written. The descriptor or a negated errno; `*offloads` gets the TUN_F_ bits that the kernel took.

@@ -58,15 +58,18 @@ public struct Pod: KubernetesObject {
     /// `kalsae.io/netns`: the network namespace in which a TAP device is made: a name under /run/netns or an absolute
     /// path.
     public var networkNamespace: String?
+    /// The interface's name inside of the pod; no annotation says it, but the container runtime.
+    public var containerInterface: String
 
     public init(
       interface: String? = nil, macAddress: MACAddress? = nil, type: InterfaceType = .veth,
-      networkNamespace: String? = nil
+      networkNamespace: String? = nil, containerInterface: String = "eth0"
     ) {
       self.interface = interface
       self.macAddress = macAddress
       self.type = type
       self.networkNamespace = networkNamespace
+      self.containerInterface = containerInterface
     }
   }
 

@@ -140,6 +140,53 @@ public final class AFPacketPort: Port {
     self.capabilities = capabilities
   }
 
+  /// Goes on with a port that another process has handed over. The descriptor belongs to the port, unless this throws.
+  public init(adopting inherited: InheritedPort, finishesTunnels: Bool = false, namespace: String? = nil)
+    throws(PortError)
+  {
+    let slots = inherited.slotSize > 0 ? PacketRing.blockSize / inherited.slotSize * inherited.blocks : 0
+    guard inherited.kind == .packet, inherited.descriptor >= 0, inherited.next >= 0, inherited.next < slots,
+      kalsae_packet_ifindex(inherited.descriptor) == inherited.interface
+    else {
+      throw PortError(device: inherited.device, operation: "go on with the port", detail: "it is no port of the device")
+    }
+    let device = try inNamespace(namespace, device: inherited.device) { () throws(PortError) in
+      try InterfaceDescription(index: inherited.interface)
+    }
+    var memory: UnsafeMutableRawPointer?
+    let result = unsafe kalsae_packet_map(
+      inherited.descriptor, UInt(inherited.blocks * PacketRing.blockSize), &memory)
+    guard result == 0, let memory = unsafe memory else {
+      throw PortError(device: inherited.device, operation: "map the receive ring", code: -result)
+    }
+    socket = inherited.descriptor
+    ring = unsafe PacketRing(
+      unsafe: memory, blocks: inherited.blocks, slotSize: inherited.slotSize, next: inherited.next)
+    pool = FramePool(slots: AFPacketPort.pooledFrames, slotSize: PacketRing.largestSlot)
+    name = device.name
+    interfaceIndex = device.index
+    mac = device.mac
+    mtu = device.mtu
+    self.namespace = namespace
+    if !device.isUp { state = .down }
+    var capabilities = PortCapabilities(rawValue: inherited.capabilities)
+    // The program went with the process that had attached it.
+    (tunnels, tunnelRefusal) = finishesTunnels ? AFPacketPort.attachTunnels(device) : (-1, nil)
+    if tunnels >= 0 { capabilities.insert(.tunnels) } else { capabilities.remove(.tunnels) }
+    self.capabilities = capabilities
+  }
+
+  /// What another process needs to go on with the port. Nothing may be received here any more; the descriptor still
+  /// belongs to this port.
+  public var handover: InheritedPort {
+    var port = InheritedPort(kind: .packet, interface: interfaceIndex, device: name, capabilities: capabilities)
+    port.blocks = ring.blocks
+    port.slotSize = ring.slotSize
+    port.next = ring.next
+    port.descriptor = socket
+    return port
+  }
+
   deinit {
     close(socket)
     if tunnels >= 0 { close(tunnels) }

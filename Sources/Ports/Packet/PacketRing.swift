@@ -21,17 +21,20 @@ struct PacketRing: ~Copyable {
   static var reserve: Int { 134 }
 
   private let base: UnsafeMutableRawPointer
-  private let blocks: Int
-  private let slotSize: Int
+  let blocks: Int
+  let slotSize: Int
   private let slotsPerBlock: Int
   let slots: Int
   /// The next slot to look at.
-  private var next = 0
+  private(set) var next = 0
   /// The first slot that was handed out and not returned.
   private var first = 0
   private var outstanding = 0
 
-  init(unsafe base: UnsafeMutableRawPointer, blocks: Int, slotSize: Int) {
+  /// `next`: the slot to begin at, where another process has used the ring before.
+  init(unsafe base: UnsafeMutableRawPointer, blocks: Int, slotSize: Int, next: Int = 0) {
+    self.next = next
+    first = next
     unsafe self.base = base
     self.blocks = blocks
     self.slotSize = slotSize

@@ -37,6 +37,18 @@ extension Kalsae {
       completion: .file())
     var socket: String?
 
+    @Option(
+      name: .long,
+      help: ArgumentHelp(
+        "What outlives the agent: containers' attachments and addresses. (default: /var/lib/kalsae/NODE)",
+        valueName: "dir"), completion: .directory)
+    var data: String?
+
+    @Flag(
+      name: .long,
+      help: "Let the agent that runs hand over its ports and flows and end; where none runs, just start.")
+    var takeover = false
+
     @Option(name: .long, help: ArgumentHelp("What is logged.", valueName: "level"))
     var logLevel = LogLevel.info
 
@@ -55,7 +67,10 @@ extension Kalsae {
       var log = Logger(label: "kalsae", factory: { StreamLogHandler.standardError(label: $0) })
       log.logLevel = Logger.Level(rawValue: logLevel.rawValue) ?? .info
       try reportingAgent {
-        let agent = try Agent(AgentConfiguration(node: node, stateDirectory: state, socketPath: socket), log: log)
+        var configuration = AgentConfiguration(
+          node: node, stateDirectory: state, socketPath: socket, dataDirectory: data)
+        configuration.takesOver = takeover
+        let agent = try Agent(configuration, log: log)
         try agent.run()
       }
     }

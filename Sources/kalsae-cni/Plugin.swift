@@ -1,0 +1,170 @@
+import CLinux
+import CNI
+import Glibc
+
+/// The CNI plugin: what a runtime starts for every pod. It checks what it was given, has the node's agent do the work,
+/// and prints the answer. Without the agent it refuses what would need it, but for DEL, which it records.
+enum Plugin {
+  static func run() -> Int32 {
+    guard let command = variable("CNI_COMMAND"), !command.isEmpty else {
+      say(
+        "kalsae-cni, a plugin of the Container Network Interface (https://www.cni.dev): connects containers to Kalsae.\n"
+          + "Versions of the specification: \(CNIVersion.supportedText).\n"
+          + "Container runtimes start it; `kalsae cni install` puts it where they look.\n", on: 2)
+      return 0
+    }
+    guard let input = DeleteSpool.readAll(0) else {
+      return fail(
+        CNIError(
+          .inputOutput, "the network configuration cannot be read from standard input: error \(errno)",
+          remedy: "hand it on standard input, as the runtime does"), nil)
+    }
+    let asked = (try? JSON(parsing: input))?["cniVersion"]?.text
+    if command == "VERSION" {
+      say(CNIVersion.report(asked: asked).pretty + "\n", on: 1)
+      return 0
+    }
+    do throws(CNIError) {
+      let request = try CNIRequest(environment: variable, input: input)
+      if let result = try perform(request) { say(result.pretty + "\n", on: 1) }
+      return 0
+    } catch {
+      return fail(error, asked)
+    }
+  }
+
+  private static func fail(_ error: CNIError, _ version: String?) -> Int32 {
+    say(error.json(version: version).pretty + "\n", on: 1)
+    return 1
+  }
+
+  private static func variable(_ name: String) -> String? {
+    unsafe getenv(name).map { unsafe String(cString: $0) }
+  }
+
+  private static func say(_ text: String, on descriptor: Int32) {
+    var rest = Array(text.utf8)[...]
+    while !rest.isEmpty {
+      let count = unsafe rest.withUnsafeBytes { unsafe write(descriptor, $0.baseAddress, $0.count) }
+      if count < 0, errno == EINTR { continue }
+      guard count > 0 else { return }
+      rest = rest.dropFirst(count)
+    }
+  }
+
+  // MARK: Asking the agent
+
+  private static func perform(_ request: CNIRequest) throws(CNIError) -> JSON? {
+    let place = AgentPlace(request.configuration)
+    do throws(CNIError) {
+      return try ask(place, request)
+    } catch {
+      guard error.code == .tryAgain, request.command == .delete, let folder = place.dataDirectory else {
+        guard error.code == .tryAgain, request.command == .status else { throw error }
+        throw CNIError(.notAvailable, error.message, remedy: error.remedy)
+      }
+      let spool = DeleteSpool(dataDirectory: folder)
+      let entry = try spool.add(request)
+      // An agent that came meanwhile may have looked already.
+      if let reply = try? ask(place, request) {
+        spool.remove(entry)
+        return reply
+      }
+      return nil
+    }
+  }
+
+  /// Seconds that the agent may take: what waits for a DHCP server takes long.
+  private static let patience: Int32 = 110
+
+  private static func ask(_ place: AgentPlace, _ request: CNIRequest) throws(CNIError) -> JSON? {
+    guard let socket = place.socket else {
+      throw CNIError(
+        .tryAgain, "no agent of Kalsae runs here: \(AgentPlace.socketFolder) has \(place.found) sockets",
+        remedy: "start `kalsae run`, or name the agent's socket as \"agentSocket\" in the network configuration")
+    }
+    let descriptor = unsafe kalsae_unix_connect(socket, patience)
+    switch -descriptor {
+    case _ where descriptor >= 0: break
+    case EACCES, EPERM:
+      throw CNIError(
+        .inputOutput, "\(socket): only root may ask the agent", remedy: "run the container runtime as root")
+    case let code:
+      throw CNIError(
+        .tryAgain, "the agent does not answer at \(socket): error \(code)",
+        remedy: "start the agent with `kalsae run`; the runtime asks again")
+    }
+    defer { close(descriptor) }
+    let message = Array((request.message.serialized + "\n").utf8)
+    guard send(message[...], to: descriptor), let answer = DeleteSpool.readAll(descriptor), !answer.isEmpty else {
+      throw CNIError(
+        .tryAgain, "the agent at \(socket) ended, or took longer than \(patience) s, before it answered",
+        remedy: "look at the agent's log; what it had begun it takes back, and the runtime asks again")
+    }
+    guard let reply = try? JSON(parsing: answer) else {
+      throw CNIError(
+        .undecodable, "the agent at \(socket) answered what is not understood",
+        remedy: "install the plugin of the agent's version: `kalsae cni install`")
+    }
+    if let error = reply["error"] {
+      throw CNIError(error) ?? CNIError(.inputOutput, "the agent failed", remedy: "look at the agent's log")
+    }
+    return reply["result"]
+  }
+
+  private static func send(_ octets: ArraySlice<UInt8>, to descriptor: Int32) -> Bool {
+    var rest = octets
+    while !rest.isEmpty {
+      let count = unsafe rest.withUnsafeBytes {
+        unsafe kalsae_unix_send(descriptor, $0.baseAddress!, UInt($0.count))
+      }
+      if count == -Int(EINTR) { continue }
+      guard count > 0 else { return false }
+      rest = rest.dropFirst(count)
+    }
+    return true
+  }
+}
+
+/// Where the agent answers and keeps its state.
+struct AgentPlace {
+  static let socketFolder = "/run/kalsae"
+  static let dataFolder = "/var/lib/kalsae"
+  private static let suffix = ".cni"
+
+  var socket: String?
+  var dataDirectory: String?
+  /// How many sockets there are to choose from.
+  var found = 0
+
+  init(_ configuration: NetworkConfiguration) {
+    socket = configuration.agentSocket
+    dataDirectory = configuration.dataDirectory
+    if socket == nil {
+      let names = AgentPlace.names(AgentPlace.socketFolder).filter { $0.hasSuffix(AgentPlace.suffix) }
+      found = names.count
+      if names.count == 1 { socket = "\(AgentPlace.socketFolder)/\(names[0])" }
+    }
+    guard dataDirectory == nil else { return }
+    // Without an agent there may be no socket; the state of the only one there ever was is still there.
+    if let name = socket?.split(separator: "/").last, name.hasSuffix(AgentPlace.suffix) {
+      dataDirectory = "\(AgentPlace.dataFolder)/\(name.dropLast(AgentPlace.suffix.count))"
+    } else {
+      let names = AgentPlace.names(AgentPlace.dataFolder)
+      if names.count == 1 { dataDirectory = "\(AgentPlace.dataFolder)/\(names[0])" }
+    }
+  }
+
+  private static func names(_ folder: String) -> [String] {
+    guard let directory = unsafe opendir(folder) else { return [] }
+    defer { unsafe closedir(directory) }
+    var names: [String] = []
+    while let entry = unsafe readdir(directory) {
+      let name = unsafe withUnsafeBytes(of: &entry.pointee.d_name) { bytes in
+        unsafe String(decoding: bytes.prefix { $0 != 0 }, as: UTF8.self)
+      }
+      if !name.hasPrefix(".") { names.append(name) }
+    }
+    return names
+  }
+}

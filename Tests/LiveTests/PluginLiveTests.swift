@@ -1,0 +1,439 @@
+import Addresses
+import CNI
+import Glibc
+import Lab
+import Testing
+
+/// Containers that the plugin attaches, with the agent behind it: what a runtime sees, and what is on the node.
+@Suite("CNI", .serialized, .enabled(if: Lab.isAvailable, needsNamespaces), .timeLimit(.minutes(4)))
+struct PluginLiveTests {
+  /// Two nodes without pods, agents running.
+  struct World {
+    let test: TestCluster
+    let agents: [Child]
+    var lab: Lab { test.lab }
+    let a: PluginRuntime
+    let b: PluginRuntime
+
+    init(_ name: String) throws {
+      test = try TestCluster(name, [.init("a", pods: []), .init("b", pods: [])])
+      let plugin = try builtProgram("kalsae-cni")
+      a = test.cluster.runtime(of: test.a, plugin: plugin)
+      b = test.cluster.runtime(of: test.b, plugin: plugin)
+      agents = try test.start()
+    }
+
+    /// The host's interfaces of containers on a node.
+    func interfaces(_ runtime: PluginRuntime) throws -> [String] {
+      try runtime.node.namespace.devices().filter { $0.hasPrefix("kal") && $0 != "kalsae0" }
+    }
+
+    /// What may be left of containers on a node: interfaces, records, addresses, filters, ports.
+    func leftovers(_ runtime: PluginRuntime) throws -> [String] {
+      var result = try interfaces(runtime)
+      result += try files("\(runtime.dataDirectory)/attachments")
+      result += try files("\(runtime.addresses)/\(runtime.network)").filter { IPAddress($0) != nil }
+      result += try files("\(runtime.dataDirectory)/deletes")
+      let attached = sum(of: "attachedPods", in: try test.cluster.ask("status", runtime.node))
+      if attached > 0 { result.append("\(attached) ports") }
+      return result
+    }
+
+    private func files(_ folder: String) throws -> [String] {
+      try lab.runUnchecked(["ls", "-A", folder]).standardOutput.split(separator: "\n").map(String.init)
+    }
+  }
+
+  private func code(_ result: ProcessResult) throws -> Int? {
+    #expect(result.status == .exited(1), "\(result.standardOutput)")
+    let json = try JSON(parsing: result.standardOutput)
+    #expect(json["details"]?.text?.isEmpty == false)
+    return json["code"]?.integer
+  }
+
+  @Test("CNI-2 NODE-1: ADD makes the interface, addresses and routes; pods meet across nodes; DEL leaves nothing")
+  func addAndDelete() throws {
+    let world = try World("cni")
+    defer { world.lab.cleanUp() }
+    let (one, two) = (try world.lab.namespace("one"), try world.lab.namespace("two"))
+    let text = try world.a.add("one", to: one, arguments: "IgnoreUnknown=1;K8S_POD_NAMESPACE=demo;K8S_POD_NAME=one")
+    let result = try CNIResult(try JSON(parsing: text), version: .newest, of: "result")
+    let other = try CNIResult(try JSON(parsing: world.b.add("two", to: two)), version: .newest, of: "result")
+    #expect(result.interfaces.map(\.sandbox) == [nil, one.path])
+    #expect(result.interfaces[1].name == "eth0")
+    #expect(result.addresses.map(\.prefixLength) == [32, 128])
+    #expect(result.addresses.allSatisfy { $0.interface == 1 })
+    #expect(result.routes.map(\.destination) == [IPPrefix("0.0.0.0/0")!, IPPrefix("::/0")!])
+    #expect(try world.interfaces(world.a) == [result.interfaces[0].name])
+    // The host's end has the fixed address; the container's is told in the result.
+    #expect(try world.test.a.namespace.mac(of: result.interfaces[0].name) == MACAddress("ee:ee:ee:ee:ee:ee"))
+    #expect(try one.mac(of: "eth0").description == result.interfaces[1].mac)
+    let routes = try one.run("ip", "route").check().standardOutput
+    #expect(routes.contains("default via 169.254.1.1 dev eth0"))
+    #expect(routes.contains("169.254.1.1 dev eth0 scope link"))
+    #expect(
+      try one.run("ip", "-6", "route").check().standardOutput.contains("default via fe80::ecee:eeff:feee:eeee dev eth0")
+    )
+    // At once, with the first packet.
+    for address in other.addresses.map(\.address) {
+      #expect(try one.ping("\(address)", count: 2).isComplete, "\(address)")
+    }
+    #expect(try one.ping("169.254.1.1", count: 1).isComplete)
+    #expect(try world.test.cluster.ask("pods", world.test.a).contains("\"demo\""))
+    let check = try JSON(parsing: world.a.configuration)
+    var withResult = check
+    withResult["prevResult"] = try JSON(parsing: text)
+    let checked = try world.a.run(
+      "CHECK", container: "one", namespace: one.path, configuration: withResult.serialized)
+    #expect(checked.status == .exited(0), "\(checked.standardOutput)")
+    #expect(checked.standardOutput.isEmpty)
+    try world.a.delete("one", namespace: one)
+    try world.b.delete("two")
+    #expect(try one.devices() == ["lo"])
+    #expect(try world.leftovers(world.a).isEmpty)
+    #expect(try world.leftovers(world.b).isEmpty)
+    // Again, and for what never was.
+    for _ in 0..<2 { try world.a.delete("one") }
+    try world.a.delete("never", namespace: one)
+  }
+
+  @Test("NODE-1: a TAP device in the container's namespace")
+  func tap() throws {
+    let world = try World("cnitap")
+    defer { world.lab.cleanUp() }
+    let (one, two) = (try world.lab.namespace("one"), try world.lab.namespace("two"))
+    var taps = world.a
+    taps.more = #", "interface": "tap""#
+    let text = try taps.add("one", to: one)
+    let other = try CNIResult(try JSON(parsing: world.b.add("two", to: two)), version: .newest, of: "result")
+    #expect(try one.run("ip", "-d", "link", "show", "eth0").check().standardOutput.contains("tun type tap"))
+    for address in other.addresses.map(\.address) { #expect(try one.ping("\(address)", count: 2).isComplete) }
+    #expect(try CNIResult(try JSON(parsing: text), version: .newest, of: "result").interfaces.count == 1)
+    // Its port is opened again by the next agent, and nothing of the device changes.
+    world.agents[0].signal(SIGTERM)
+    _ = try world.agents[0].wait(timeout: .seconds(10))
+    let again = try world.test.cluster.startAgent(of: world.test.a)
+    try world.test.cluster.waitUntilReady(world.test.a, again)
+    for address in other.addresses.map(\.address) { #expect(try one.ping("\(address)", count: 2).isComplete) }
+    try taps.delete("one", namespace: one)
+    #expect(try one.devices() == ["lo"])
+    #expect(try world.leftovers(world.a).isEmpty)
+  }
+
+  @Test("CNI-3 CNI-9: what cannot be done has its code and leaves nothing")
+  func refusals() throws {
+    let world = try World("cnino")
+    defer { world.lab.cleanUp() }
+    let one = try world.lab.namespace("one")
+    func add(_ container: String = "one", _ path: String? = nil, _ configuration: String? = nil) throws -> Int? {
+      try code(world.a.run("ADD", container: container, namespace: path ?? one.path, configuration: configuration))
+    }
+    #expect(try add("one", "/run/netns/none") == 8)
+    #expect(try add("one", "/etc/hostname") == 8)
+    #expect(try add("one", world.test.a.namespace.path) == 8)
+    #expect(try code(world.a.run("CHECK", container: "never", namespace: one.path)) == 3)
+    var wrong = world.a
+    wrong.ipam = #"{"type": "no-such-plugin"}"#
+    #expect([5, 7, 105].contains(try add("one", nil, wrong.configuration)))
+    // An address that cannot be given.
+    wrong.ipam = nil
+    wrong.more = #", "runtimeConfig": {"ips": ["192.0.2.1/24"]}"#
+    #expect(try add("one", nil, wrong.configuration) == 111)
+    #expect(try world.leftovers(world.a).isEmpty)
+    // The interface is somebody's already, whoever made it.
+    try one.ip("link add eth0 type dummy")
+    #expect(try add() == 100)
+    try one.ip("link del eth0")
+    try world.a.add("one", to: one)
+    #expect(try add() == 100)
+    #expect(try add("another") == 100)
+    #expect(try world.interfaces(world.a).count == 1)
+    // CHECK without the result, and after somebody has meddled.
+    #expect(try code(world.a.run("CHECK", container: "one", namespace: one.path)) == 7)
+    try world.a.delete("one")
+    #expect(try world.leftovers(world.a).isEmpty)
+  }
+
+  @Test("CNI-5: CHECK finds an address, a route or an interface that is gone")
+  func check() throws {
+    let world = try World("cnichk")
+    defer { world.lab.cleanUp() }
+    let one = try world.lab.namespace("one")
+    let text = try world.a.add("one", to: one)
+    var configuration = try JSON(parsing: world.a.configuration)
+    configuration["prevResult"] = try JSON(parsing: text)
+    func check() throws -> ProcessResult {
+      try world.a.run("CHECK", container: "one", namespace: one.path, configuration: configuration.serialized)
+    }
+    #expect(try check().status == .exited(0))
+    try one.ip("route del default")
+    #expect(try code(check()) == 104)
+    try one.ip("route add default via 169.254.1.1 dev eth0")
+    #expect(try check().status == .exited(0))
+    let address = try CNIResult(try JSON(parsing: text), version: .newest, of: "result").addresses[0].address
+    try one.ip("addr del \(address)/32 dev eth0")
+    #expect(try code(check()) == 104)
+    try one.ip("link del eth0")
+    #expect(try code(check()) == 104)
+    try world.a.delete("one", namespace: one)
+    #expect(try world.leftovers(world.a).isEmpty)
+  }
+
+  @Test("CNI-12: several interfaces of one container, each by itself")
+  func severalInterfaces() throws {
+    let world = try World("cnimul")
+    defer { world.lab.cleanUp() }
+    let (one, two) = (try world.lab.namespace("one"), try world.lab.namespace("two"))
+    var further = world.a
+    further.network = "further"
+    further.ipam = """
+      {"type": "host-local", "dataDir": "\(world.a.addresses)", "ranges": [[{"subnet": "10.244.0.0/24", "rangeStart": "10.244.0.200"}]]}
+      """
+    try world.a.add("one", to: one)
+    let text = try further.add("one", to: one, interface: "net1")
+    let address = try CNIResult(try JSON(parsing: text), version: .newest, of: "result").addresses[0].address
+    let result = try CNIResult(try JSON(parsing: world.a.add("two", to: two)), version: .newest, of: "result")
+    #expect(try one.devices().sorted() == ["eth0", "lo", "net1"])
+    // The first interface keeps the default route; the second answers on its own address.
+    #expect(try one.run("ip", "route").check().standardOutput.contains("default via 169.254.1.1 dev eth0"))
+    try one.ip("route add \(result.addresses[0].address) via 169.254.1.1 dev net1 onlink")
+    #expect(try two.ping("\(address)", count: 2).isComplete)
+    try further.delete("one", interface: "net1", namespace: one)
+    #expect(try one.devices().sorted() == ["eth0", "lo"])
+    #expect(try one.ping("169.254.1.1", count: 1).isComplete)
+    try world.a.delete("one", namespace: one)
+    try world.a.delete("two", namespace: two)
+    #expect(try world.leftovers(world.a).isEmpty)
+  }
+
+  @Test("CNI-4: a DEL that came while no agent ran is carried out when it is back; interfaces that stay are adopted")
+  func away() throws {
+    let world = try World("cniaway")
+    defer { world.lab.cleanUp() }
+    let spaces = try ["one", "two", "three"].map { try world.lab.namespace($0) }
+    for (name, space) in zip(["one", "two", "three"], spaces) { try world.a.add(name, to: space) }
+    let far = try world.lab.namespace("far")
+    let other = try CNIResult(try JSON(parsing: world.b.add("far", to: far)), version: .newest, of: "result")
+    world.agents[0].signal(SIGKILL)
+    _ = try world.agents[0].wait(timeout: .seconds(10))
+    #expect(try code(world.a.run("ADD", container: "four", namespace: spaces[0].path, configuration: nil)) == 11)
+    #expect(try code(world.a.run("STATUS")) == 50)
+    try world.a.delete("one", namespace: spaces[0])
+    // A runtime's crash: the container goes without a word.
+    try world.lab.run(["ip", "netns", "del", spaces[1].name])
+    let again = try world.test.cluster.startAgent(of: world.test.a)
+    try waitUntil("the agent to answer") { try world.a.run("STATUS").status == .exited(0) }
+    #expect(try world.interfaces(world.a).count == 1)
+    #expect(try spaces[0].devices() == ["lo"])
+    #expect(try spaces[2].ping("\(other.addresses[0].address)", count: 2).isComplete)
+    // GC takes the one whose namespace is gone.
+    var configuration = try JSON(parsing: world.a.configuration)
+    configuration["cni.dev/valid-attachments"] = .array([
+      JSON(["containerID": .string("three"), "ifname": .string("eth0")])
+    ])
+    #expect(try world.a.run("GC", configuration: configuration.serialized).status == .exited(0))
+    #expect(try spaces[2].ping("\(other.addresses[0].address)", count: 1).isComplete)
+    try world.a.delete("three")
+    #expect(try world.leftovers(world.a).isEmpty)
+    #expect(again.isRunning)
+  }
+
+  @Test("NP-9: a pod's policy is in the tables before ADD returns; one that cannot be told yet is refused")
+  func policy() throws {
+    let world = try World("cnipol")
+    defer { world.lab.cleanUp() }
+    let cluster = world.test.cluster
+    let (one, two, three) = (
+      try world.lab.namespace("one"), try world.lab.namespace("two"), try world.lab.namespace("three")
+    )
+    try cluster.write(
+      "policy.yaml",
+      """
+      apiVersion: networking.k8s.io/v1
+      kind: NetworkPolicy
+      metadata: {name: lock, namespace: shop}
+      spec: {podSelector: {matchLabels: {app: db}}, policyTypes: [Ingress, Egress]}
+      """)
+    try waitUntil("the policy to be read") { cluster.logText(of: world.test.a).contains("NetworkPolicy shop/lock") }
+    let arguments = "K8S_POD_NAMESPACE=shop;K8S_POD_NAME=db"
+    #expect(try code(world.a.run("ADD", container: "db", namespace: one.path, arguments: arguments)) == 11)
+    #expect(try world.leftovers(world.a).isEmpty)
+    try cluster.write(
+      "pod.yaml",
+      """
+      apiVersion: v1
+      kind: Pod
+      metadata: {name: db, namespace: shop, labels: {app: db}}
+      spec: {nodeName: node-a, containers: [{name: c}]}
+      """)
+    try waitUntil("the pod to be read") { cluster.logText(of: world.test.a).contains("Pod shop/db") }
+    try world.a.add("db", to: one, arguments: arguments)
+    let open = try CNIResult(try JSON(parsing: world.a.add("open", to: two)), version: .newest, of: "result")
+    try world.a.add("three", to: three)
+    let target = open.addresses[0].address
+    #expect(try one.ping("\(target)", count: 1, wait: .milliseconds(300)).received == 0)
+    #expect(try three.ping("\(target)", count: 1).isComplete)
+    #expect(try cluster.ask("drops", world.test.a).contains("policy"))
+    // Its labels change, and so does what it may.
+    try cluster.write(
+      "pod.yaml",
+      """
+      apiVersion: v1
+      kind: Pod
+      metadata: {name: db, namespace: shop, labels: {app: web}}
+      spec: {nodeName: node-a, containers: [{name: c}]}
+      """)
+    try waitUntil("the pod to be free") { try one.ping("\(target)", count: 1, wait: .milliseconds(300)).isComplete }
+    for name in ["db", "open", "three"] { try world.a.delete(name) }
+    #expect(try world.leftovers(world.a).isEmpty)
+  }
+
+  @Test("CNI-11: behind the reference plugin ptp, and before the reference plugins portmap and tuning")
+  func chained() throws {
+    let world = try World("cnichn")
+    defer { world.lab.cleanUp() }
+    let (one, two) = (try world.lab.namespace("one"), try world.lab.namespace("two"))
+    let folder = ["/usr/lib/cni", "/opt/cni/bin"].first { unsafe access("\($0)/tuning", X_OK) == 0 }
+    let plugins = try #require(folder, "the reference plugins (Debian: containernetworking-plugins)")
+    let text = try world.a.add("one", to: one)
+    var tuning = JSON([
+      "cniVersion": .string("1.0.0"), "name": .string("pods"), "type": .string("tuning"),
+      "sysctl": JSON(["net.ipv4.conf.IFNAME.arp_notify": .string("1")]),
+    ])
+    var previous = try JSON(parsing: text)
+    previous["cniVersion"] = .string("1.0.0")
+    tuning["prevResult"] = previous
+    let variables = [
+      "CNI_COMMAND=ADD", "CNI_CONTAINERID=one", "CNI_IFNAME=eth0", "CNI_NETNS=\(one.path)", "CNI_PATH=\(plugins)",
+    ]
+    let tuned = try world.test.a.namespace.run(
+      ["env", "-i", "PATH=/usr/sbin:/usr/bin:/sbin:/bin"] + variables + ["\(plugins)/tuning"], input: tuning.serialized)
+    #expect(tuned.status == .exited(0), "\(tuned.standardOutput)\(tuned.standardError)")
+    #expect(try one.sysctl("net/ipv4/conf/eth0/arp_notify") == "1")
+    // What came before made the interface, and takes it away.
+    let ptp = """
+      {"cniVersion": "1.0.0", "name": "chain", "type": "ptp",
+       "ipam": {"type": "host-local", "dataDir": "\(world.a.addresses)", "ranges": [[{"subnet": "10.244.0.128/25"}]]}}
+      """
+    func reference(_ command: String, _ input: String) throws -> ProcessResult {
+      let variables = [
+        "CNI_COMMAND=\(command)", "CNI_CONTAINERID=two", "CNI_IFNAME=eth0", "CNI_NETNS=\(two.path)",
+        "CNI_PATH=\(plugins)",
+      ]
+      return try world.test.a.namespace.run(
+        ["env", "-i", "PATH=/usr/sbin:/usr/bin:/sbin:/bin"] + variables + ["\(plugins)/ptp"], input: input)
+    }
+    let made = try reference("ADD", ptp).check().standardOutput
+    var behind = world.a
+    behind.network = "chain"
+    behind.version = "1.0.0"
+    var configuration = try JSON(parsing: behind.configuration)
+    configuration["ipam"] = nil
+    configuration["prevResult"] = try JSON(parsing: made)
+    let passed = try behind.run("ADD", container: "two", namespace: two.path, configuration: configuration.serialized)
+    #expect(passed.status == .exited(0), "\(passed.standardOutput)")
+    #expect(
+      try CNIResult(JSON(parsing: passed.standardOutput), version: CNIVersion(1, 0, 0), of: "result")
+        == CNIResult(JSON(parsing: made), version: CNIVersion(1, 0, 0), of: "result"))
+    let target = try CNIResult(JSON(parsing: made), version: CNIVersion(1, 0, 0), of: "result").addresses[0].address
+    #expect(try one.ping("\(target)", count: 2).isComplete)
+    #expect(
+      try behind.run("DEL", container: "two", namespace: two.path, configuration: configuration.serialized).isSuccess)
+    #expect(try two.devices().contains("eth0"))
+    try reference("DEL", ptp).check()
+    try world.a.delete("one")
+    #expect(try world.leftovers(world.a).isEmpty)
+  }
+
+  @Test("CNI-10: mac, ips and portMappings of the runtime are honoured")
+  func runtimeConfiguration() throws {
+    let world = try World("cnicap")
+    defer { world.lab.cleanUp() }
+    let (one, two) = (try world.lab.namespace("one"), try world.lab.namespace("two"))
+    var asked = world.a
+    asked.more = """
+      , "runtimeConfig": {"mac": "02:00:00:00:00:77", "ips": ["10.244.0.77/24"],
+         "portMappings": [{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}]}
+      """
+    let result = try CNIResult(JSON(parsing: asked.add("one", to: one)), version: .newest, of: "result")
+    #expect(result.addresses[0].address == IPAddress("10.244.0.77"))
+    #expect(result.interfaces[1].mac == "02:00:00:00:00:77")
+    #expect(try one.mac(of: "eth0") == MACAddress("02:00:00:00:00:77"))
+    try world.a.add("two", to: two)
+    let server = try one.spawn(
+      "python3", "-m", "http.server", "80", "--bind", "10.244.0.77", "--directory", "/proc/self/task")
+    try waitUntil("the server to listen") {
+      try one.run("ss", "-Hltn", "sport = :80").standardOutput.contains("10.244.0.77:80")
+    }
+    let script = "import urllib.request, sys; print(urllib.request.urlopen(sys.argv[1], timeout=5).status)"
+    let got = try two.run("python3", "-c", script, "http://\(world.test.a.ipv4):8080/")
+    #expect(got.standardOutput == "200\n", "\(got.standardError)")
+    server.signal(SIGTERM)
+    try asked.delete("one", namespace: one)
+    let refused = try two.run("python3", "-c", script, "http://\(world.test.a.ipv4):8080/")
+    #expect(!refused.isSuccess)
+    try world.a.delete("two", namespace: two)
+    #expect(try world.leftovers(world.a).isEmpty)
+  }
+
+  @Test("IPAM-2 NODE-7: addresses from blocks of pools, which the tables of all nodes know")
+  func blocks() throws {
+    let world = try World("cniblk")
+    defer { world.lab.cleanUp() }
+    let cluster = world.test.cluster
+    try cluster.write(
+      "pools.yaml",
+      """
+      apiVersion: projectcalico.org/v3
+      kind: IPPool
+      metadata: {name: blocks}
+      spec: {cidr: 10.245.0.0/16, blockSize: 26, vxlanMode: Always}
+      """)
+    try waitUntil("the pool to be read") { try cluster.ask("status", world.test.a).contains("vxlan") }
+    try waitUntil("the pool to be read") { try cluster.ask("status", world.test.b).contains("vxlan") }
+    var (a, b) = (world.a, world.b)
+    a.ipam = #"{"type": "kalsae", "store": "\#(try world.test.path("ipam.db"))"}"#
+    b.ipam = a.ipam
+    let spaces = try (0..<3).map { try world.lab.namespace("s\($0)") }
+    let one = try CNIResult(JSON(parsing: a.add("one", to: spaces[0])), version: .newest, of: "result")
+    let two = try CNIResult(JSON(parsing: b.add("two", to: spaces[1])), version: .newest, of: "result")
+    let target = two.addresses[0].address
+    #expect(one.addresses.count == 1)
+    #expect(IPPrefix("10.245.0.0/16")!.contains(target))
+    try waitUntil("both nodes to know each other's block") {
+      try spaces[0].ping("\(target)", count: 1, wait: .milliseconds(300)).isComplete
+    }
+    // The next one comes from the same block: nothing has to be told, and it is reached at once.
+    let three = try CNIResult(JSON(parsing: a.add("three", to: spaces[2])), version: .newest, of: "result")
+    #expect(try spaces[1].ping("\(three.addresses[0].address)", count: 1).isComplete)
+    try a.delete("one")
+    try a.delete("three")
+    try b.delete("two")
+    #expect(try world.leftovers(world.a).isEmpty)
+    #expect(try world.leftovers(world.b).isEmpty)
+  }
+
+  @Test("CNI-7: 32 at once, added and removed")
+  func concurrent() async throws {
+    let world = try World("cnipar")
+    defer { world.lab.cleanUp() }
+    let spaces = try (0..<32).map { try world.lab.namespace("c\($0)") }
+    let addresses = try await withThrowingTaskGroup(of: [String].self) { group in
+      for (number, space) in spaces.enumerated() {
+        group.addTask {
+          let text = try world.a.add("c\(number)", to: space)
+          return try CNIResult(JSON(parsing: text), version: .newest, of: "result").addresses.map { "\($0.address)" }
+        }
+      }
+      return try await group.reduce(into: []) { $0 += $1 }
+    }
+    #expect(addresses.count == 64)
+    #expect(Set(addresses).count == 64)
+    #expect(try world.interfaces(world.a).count == 32)
+    try await withThrowingTaskGroup(of: Void.self) { group in
+      for number in 0..<32 { group.addTask { try world.a.delete("c\(number)") } }
+      try await group.waitForAll()
+    }
+    #expect(try world.leftovers(world.a).isEmpty)
+  }
+}
