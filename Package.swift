@@ -41,6 +41,11 @@ let package = Package(
     .systemLibrary(name: "CNetlink", pkgConfig: "libnl-3.0", providers: [.apt(["libnl-3-dev"])]),
     .systemLibrary(name: "CPcap", pkgConfig: "libpcap", providers: [.apt(["libpcap-dev"])]),
 
+    // The programs for the kernel's virtual machine: compiled from bpf/ and embedded when the package is built.
+    .target(name: "CEBPF", linkerSettings: [.linkedLibrary("bpf")]),
+    .executableTarget(name: "embed-bpf", swiftSettings: [.swiftLanguageMode(.v6), .treatAllWarnings(as: .error)]),
+    .plugin(name: "EmbedBPF", capability: .buildTool(), dependencies: ["embed-bpf"]),
+
     // The vocabulary that every room shares.
     .target(name: "Addresses", swiftSettings: strict),
 
@@ -57,31 +62,37 @@ let package = Package(
       name: "Replay", dependencies: ["Datastore", "Compiler", "Ports", "Model", "Dataplane", "Addresses"],
       swiftSettings: strict),
 
+    .target(
+      name: "EBPF", dependencies: ["Dataplane", "Addresses", "CEBPF"], swiftSettings: strict, plugins: ["EmbedBPF"]),
+
     // The machine.
     .target(name: "Node", dependencies: ["Addresses", "CNetlink", "CLinux"], swiftSettings: strict),
     .target(name: "IPAM", dependencies: ["Model", "Addresses", "CLinux", grdb], swiftSettings: strict),
     .target(
       name: "Agent",
       dependencies: [
-        "Datastore", "Compiler", "Node", "IPAM", "CNI", "Ports", "CLinux", logging,
+        "Datastore", "Compiler", "Node", "IPAM", "CNI", "Ports", "EBPF", "CLinux", logging,
         .product(name: "FlyingFox", package: "FlyingFox"), .product(name: "FlyingSocks", package: "FlyingFox"),
       ], swiftSettings: strict),
     // The plugin protocol, and the plugin.
     .target(name: "CNI", dependencies: ["Addresses"], swiftSettings: strict),
     .executableTarget(
       name: "kalsae-cni", dependencies: ["CNI", "CLinux"], swiftSettings: strict, linkerSettings: selfContained),
-    .target(name: "Bench", dependencies: ["Compiler", "Ports", "IPAM", "Lab", "CLinux"], swiftSettings: strict),
+    .target(
+      name: "Bench", dependencies: ["Compiler", "Ports", "EBPF", "IPAM", "Lab", "CLinux"], swiftSettings: strict),
     .target(name: "Lab", dependencies: ["Addresses", "CLinux"], swiftSettings: strict),
     .executableTarget(name: "lab-probe", dependencies: ["Lab"], swiftSettings: strict),
     .executableTarget(
       name: "kalsae",
-      dependencies: ["Agent", "Bench", "CNI", "IPAM", "Replay", "Lab", "CLinux", "Yams", argumentParser],
+      dependencies: ["Agent", "EBPF", "Bench", "CNI", "IPAM", "Replay", "Lab", "CLinux", "Yams", argumentParser],
       swiftSettings: strict),
 
     .testTarget(name: "AddressesTests", dependencies: ["Addresses"], swiftSettings: strict),
     .testTarget(
       name: "DataplaneTests", dependencies: ["Dataplane", "CDataplane", "Addresses", "Ports"], swiftSettings: strict),
     .testTarget(name: "PortsTests", dependencies: ["Ports", "Lab"], swiftSettings: strict),
+    .testTarget(
+      name: "EBPFTests", dependencies: ["EBPF", "CEBPF", "Dataplane", "Addresses", "Lab"], swiftSettings: strict),
     .testTarget(name: "NodeTests", dependencies: ["Node", "Ports", "Lab"], swiftSettings: strict),
     .testTarget(name: "AgentTests", dependencies: ["Agent", "Compiler", "Node"], swiftSettings: strict),
     .testTarget(name: "CNITests", dependencies: ["CNI", "Addresses", "Lab"], swiftSettings: strict),

@@ -66,6 +66,8 @@ public final class Agent {
   var keptNeighbours: [IPAddress: Int32] = [:]
   var lastAsked: [IPAddress: UInt64] = [:]
   var restore: [(name: String, value: String)] = []
+  /// The services in the kernel, where they are wanted.
+  var sockets: SocketServices?
 
   /// What keeps things from being as they should be, by what it is about; told once and when it is over.
   private(set) var troubles: [String: String] = [:]
@@ -174,6 +176,7 @@ public final class Agent {
       settle()
       restoreFlows(inheritance.flows)
       inheritance.discard()
+      try requireSockets()
       try worker.start()
       watch = try source.watch { [updates, board] in
         // Here, and not where it is taken in: what waits may wait because that side is stuck.
@@ -291,6 +294,7 @@ public final class Agent {
       if !settlePods() { break }
     }
     refreshDoors()
+    settleSockets()
     settleClassifier()
     reserveMasqueradePorts()
     settleLocalhost()
@@ -336,6 +340,7 @@ public final class Agent {
     worker.stop()
     if exitSignal != 0 { saveFlows() }
     inheritance.discard()
+    closeSockets()
     for key in Array(pods.keys) { close(pod: key, isGone: false) }
     closeUnderlay()
     for address in keptNeighbours.keys { forgetNeighbour(address) }

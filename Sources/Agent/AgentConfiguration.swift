@@ -12,10 +12,16 @@ public struct AgentConfiguration: Sendable {
   public var takesOver = false
   /// The host's own device into the data plane.
   public var hostInterface = "kalsae0"
+  /// The control group whose processes' connections the programs in the kernel look after; nil: all of the machine's.
+  public var controlGroup: String?
 
-  public init(node: String, stateDirectory: String, socketPath: String? = nil, dataDirectory: String? = nil) {
+  public init(
+    node: String, stateDirectory: String, socketPath: String? = nil, dataDirectory: String? = nil,
+    controlGroup: String? = nil
+  ) {
     self.node = node
     self.stateDirectory = stateDirectory
+    self.controlGroup = controlGroup
     self.socketPath = socketPath ?? AgentConfiguration.defaultSocketPath(node: node)
     self.dataDirectory = dataDirectory ?? AgentConfiguration.defaultDataDirectory(node: node)
   }

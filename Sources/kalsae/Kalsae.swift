@@ -25,7 +25,7 @@ struct Kalsae: ParsableCommand {
       DemoCommand.self, RunCommand.self, CNICommand.self, GetCommand.self, DropsCommand.self, FlowsCommand.self,
       BenchCommand.self,
       ReplayCommand.self,
-      TraceCommand.self, IPAMCommand.self,
+      TraceCommand.self, IPAMCommand.self, EBPFCommand.self,
     ])
 
   static let version = "0.1.0"

@@ -12,7 +12,8 @@ struct AgentTests {
       ["ip", "-br", "link"], ["ip", "route", "show", "table", "all"], ["ip", "-6", "route", "show", "table", "all"],
       ["ip", "neigh", "show", "nud", "permanent"], ["tc", "qdisc", "show"],
       ["tc", "filter", "show", "dev", "eth0", "ingress"],
-      ["tc", "filter", "show", "dev", "kala1", "ingress"],
+      ["tc", "filter", "show", "dev", "kala1", "ingress"], ["ip", "rule"], ["ip", "-6", "rule"],
+      ["cat", "/proc/sys/net/ipv4/ip_local_reserved_ports"],
     ]
     return try commands.map { try node.namespace.run($0).standardOutput }.joined(separator: "--\n")
   }
@@ -28,10 +29,15 @@ struct AgentTests {
     let test = try TestCluster("restart")
     defer { test.lab.cleanUp() }
     try test.a.namespace.run("tc", "qdisc", "show").check()
+    var plan = Cluster.ServicePlan("web", [IPAddress("10.96.0.10")!, IPAddress("fd00:10:96::10")!], [test.b.pods[0]])
+    plan.nodePort = 30080
+    try test.cluster.write(plan)
     let before = try traces(test.a)
     let agents = try test.start()
     #expect(try traces(test.a) != before)
     #expect(try test.a.namespace.devices().contains("kalsae0"))
+    let rules = try test.a.namespace.run("ip", "rule").standardOutput
+    #expect(rules.contains("dport 30080 lookup 107") && rules.contains("dport 61000-65534 lookup 107"))
     let (from, to) = (test.a.pods, test.b.pods)
     #expect(try from[0].namespace.ping("\(to[0].ipv4)", count: 1).isComplete)
 

@@ -23,6 +23,7 @@ import Testing
       #expect(settings.tunnelOffload)
       #expect(settings.dscpMode == .uniform && settings.ttlMode == .pipe && settings.ttl == 64)
       #expect(settings.mtu == nil && settings.sourceCheck && settings.workers == 1 && !settings.busyPoll)
+      #expect(settings.ebpf == .off && settings.ebpfHooks == Set(EBPFHook.allCases))
       #expect(settings.flowTimeouts.tcpEstablished == .seconds(86400))
       #expect(settings.icmpErrorRate == 1000 && settings.flowTableSize == 262_144)
     }
@@ -66,6 +67,8 @@ import Testing
       fragmentTimeout: 60
       workers: 2
       busyPoll: true
+      ebpf: auto
+      ebpfHooks: [connect4, getpeername4]
       flowTableSize: 1024
       flowTimeouts: {tcpEstablished: 2h5m, tcpTransient: 240, udp: 30s, sctp: 1m, icmp: 1.5s, other: 1h}
       """)
@@ -88,6 +91,7 @@ import Testing
     #expect(!settings.sourceCheck && settings.icmpErrorRate == 0 && settings.icmpErrorBurst == 6)
     #expect(settings.pathMTUTimeout == .seconds(300) && settings.fragmentTimeout == .seconds(60))
     #expect(settings.workers == 2 && settings.busyPoll && settings.flowTableSize == 1024)
+    #expect(settings.ebpf == .auto && settings.ebpfHooks == [.connect4, .getpeername4])
     let timeouts = settings.flowTimeouts
     #expect(timeouts.tcpEstablished == .seconds(7500) && timeouts.tcpTransient == .seconds(240))
     #expect(timeouts.udp == .seconds(30) && timeouts.sctp == .seconds(60))
@@ -187,6 +191,7 @@ import Testing
       ("healthzBindAddress: localhost", "expected an address with or without a port such as 0.0.0.0:10256"),
       ("metricsBindAddress: 127.0.0.1:0", "such as 0.0.0.0:10249, or \"\" for no server, found \"127.0.0.1:0\""),
       ("underlayInterface: ''", "is not a valid interface name"), ("busyPoll: 1", "expected true or false"),
+      ("ebpf: 'on'", "expected one of auto, off, required"), ("ebpfHooks: [connect5]", "expected one of connect4"),
       ("workers: .inf", "1 to 64"), ("workers: .nan", "1 to 64"), ("workers: 1e400", "1 to 64"),
     ])
   func refused(text: String, message: String) throws {

@@ -10,7 +10,7 @@ extension Agent {
   func makeServers() throws -> WebServers {
     let events = webEvents
     try loop.add(events.descriptor) { [unowned self] in for event in events.takeAll() { take(event) } }
-    return WebServers(onEvent: { events.put([$0]) }) { [board, metrics] place, path in
+    let handler: WebServers.Handler = { [board, metrics] place, path in
       let now = kalsae_monotonic()
       switch place.content {
       case .service: return board.service(onPort: place.port, at: now)
@@ -21,6 +21,7 @@ extension Agent {
           status: 200, body: metrics.text(), headers: [("Content-Type", "text/plain; version=0.0.4; charset=utf-8")])
       }
     }
+    return WebServers(onEvent: { events.put([$0]) }, handler: handler)
   }
 
   private func take(_ event: WebServers.Event) {

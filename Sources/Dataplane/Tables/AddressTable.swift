@@ -78,6 +78,14 @@ struct AddressTable: ~Copyable {
     slots[hole].tag = 0
   }
 
+  /// Hands every entry to `body`, in no order.
+  func visit(_ body: (_ high: UInt64, _ low: UInt64, _ tag: UInt32, _ value: UInt32) -> Void) {
+    for position in 0...mask where slots[position].tag != 0 {
+      let slot = slots[position]
+      body(slot.high, slot.low, slot.tag - 1, slot.value)
+    }
+  }
+
   private mutating func grow() {
     var bigger = AddressTable(capacity: mask + 1)
     for position in 0...mask where slots[position].tag != 0 {
@@ -97,6 +105,17 @@ extension AddressTable {
 
   @inline(__always)
   func find(_ address: IPv6Address) -> UInt32? { find(address.high, address.low, tag: AddressTable.tagV6) }
+
+  /// The addresses, sorted, where the entries are those of the functions below.
+  var addresses: [IPAddress] {
+    var list: [IPAddress] = []
+    visit { high, low, tag, _ in
+      list.append(
+        tag == AddressTable.tagV4
+          ? .v4(IPv4Address(rawValue: UInt32(truncatingIfNeeded: low))) : .v6(IPv6Address(high: high, low: low)))
+    }
+    return list.sorted()
+  }
 
   func find(_ address: IPAddress) -> UInt32? {
     switch address {

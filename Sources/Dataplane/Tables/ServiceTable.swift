@@ -152,6 +152,8 @@ struct ServiceTable: ~Copyable {
   private(set) var knownAddresses = AddressTable()
   /// The blocks of cluster IPs (KP-37).
   var serviceBlocks: [IPPrefix] = []
+  /// What somebody who follows the table has not seen yet; nil: nobody does.
+  var unseen: UnseenServices?
 
   private static func tag(_ transport: UInt8, _ port: UInt16, isIPv6: Bool) -> UInt32 {
     (isIPv6 ? 1 << 25 : 1 << 24) | UInt32(transport) << 16 | UInt32(port)
@@ -207,6 +209,7 @@ struct ServiceTable: ~Copyable {
 
   /// Brings a service port up to date. Endpoints that stay keep their place and generation.
   mutating func updateService(_ index: ServiceIndex, _ port: ServicePort) {
+    unseen?.services.insert(index)
     names[Int(index)] = port.name
     let old = installed[Int(index)]
     var places: [InstalledEndpoint] = []
@@ -274,6 +277,7 @@ struct ServiceTable: ~Copyable {
   }
 
   mutating func removeService(_ index: ServiceIndex) {
+    unseen?.services.insert(index)
     let record = services[Int(index)]
     for endpoint in installed[Int(index)] { removeBackend(endpoint.place) }
     installed[Int(index)] = []
@@ -302,6 +306,7 @@ struct ServiceTable: ~Copyable {
   }
 
   mutating func setFrontend(_ frontend: Frontend, _ policy: FrontendPolicy, service: ServiceIndex) {
+    unseen?.frontends.insert(FrontendPlace(frontend))
     let (high, low) = ServiceTable.words(frontend.address)
     let tag = ServiceTable.tag(frontend.transport, frontend.port, isIPv6: frontend.family == .ipv6)
     let index: UInt32
@@ -324,6 +329,7 @@ struct ServiceTable: ~Copyable {
   }
 
   mutating func removeFrontend(_ frontend: Frontend) {
+    unseen?.frontends.insert(FrontendPlace(frontend))
     let (high, low) = ServiceTable.words(frontend.address)
     let tag = ServiceTable.tag(frontend.transport, frontend.port, isIPv6: frontend.family == .ipv6)
     guard let index = frontends.find(high, low, tag: tag) else { return }

@@ -224,9 +224,15 @@ extension Tables {
   /// Drops packets to addresses in these blocks that no service has (KP-37).
   public mutating func setServiceBlocks(_ blocks: [IPPrefix]) { services.serviceBlocks = blocks }
 
-  public mutating func addNodePortAddress(_ address: IPAddress) { nodePortAddresses.insert(address, value: 0) }
+  public mutating func addNodePortAddress(_ address: IPAddress) {
+    nodePortAddresses.insert(address, value: 0)
+    services.unseen?.nodePortAddresses = true
+  }
 
-  public mutating func removeNodePortAddress(_ address: IPAddress) { nodePortAddresses.remove(address) }
+  public mutating func removeNodePortAddress(_ address: IPAddress) {
+    nodePortAddresses.remove(address)
+    services.unseen?.nodePortAddresses = true
+  }
 }
 
 extension Tables {

@@ -16,6 +16,7 @@ extension NodeConfiguration.Spec {
     "greSequence", "udpTunnelChecksum", "tunnelOffload", "dscpMode", "dscp", "ttlMode", "ttl", "sourceCheck",
     "icmpErrorRate",
     "icmpErrorBurst", "pathMTUTimeout", "fragmentTimeout", "workers", "busyPoll", "flowTableSize", "flowTimeouts",
+    "ebpf", "ebpfHooks",
   ]
 
   init(reading spec: Field) {
@@ -61,6 +62,9 @@ extension NodeConfiguration.Spec {
     busyPoll = spec["busyPoll"].bool()
     flowTableSize = spec["flowTableSize"].int(in: 1024...(1 << 26))
     flowTimeouts = NodeConfiguration.FlowTimeouts(reading: spec["flowTimeouts"])
+
+    ebpf = spec["ebpf"].choice(EBPFMode.self)
+    if spec["ebpfHooks"].exists { ebpfHooks = Set(spec["ebpfHooks"].list { $0.choice(EBPFHook.self) }) }
 
     if let vxlanPort, vxlanPort == genevePort {
       spec["genevePort"].fail("is the same as vxlanPort (\(vxlanPort)); two tunnel protocols cannot share a port")

@@ -63,6 +63,9 @@ public struct NodeConfiguration: KubernetesObject {
     public var flowTableSize: Int?
     public var flowTimeouts = FlowTimeouts()
 
+    public var ebpf: EBPFMode?
+    public var ebpfHooks: Set<EBPFHook>?
+
     public init() {}
   }
 
@@ -106,4 +109,20 @@ public enum HeaderFieldMode: String, Sendable, Hashable, CaseIterable {
   case uniform
   /// The inner packet keeps its own; the outer one has the configured value.
   case pipe
+}
+
+/// Whether programs in the kernel translate connections to services at the socket.
+public enum EBPFMode: String, Sendable, Hashable, CaseIterable {
+  /// Where the kernel can; what it cannot is left to user space.
+  case auto
+  case off
+  /// The agent does not start where the kernel cannot.
+  case required
+}
+
+/// A place in the kernel where programs can be attached.
+public enum EBPFHook: String, Sendable, Hashable, CaseIterable {
+  case connect4, connect6, sendmsg4, sendmsg6, recvmsg4, recvmsg6, getpeername4, getpeername6
+  case postBind4 = "post_bind4"
+  case postBind6 = "post_bind6"
 }

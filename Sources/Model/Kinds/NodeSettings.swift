@@ -98,6 +98,13 @@ public struct NodeSettings: Sendable, Equatable {
   public var flowTableSize: Int
   public var flowTimeouts: FlowTimeouts
 
+  // MARK: The kernel
+
+  /// Whether connections to services are translated by programs in the kernel, at the socket. Default off.
+  public var ebpf: EBPFMode
+  /// The hooks that are used where `ebpf` is not off. Default all.
+  public var ebpfHooks: Set<EBPFHook>
+
   /// How long a flow is kept after its last packet.
   public struct FlowTimeouts: Sendable, Equatable {
     /// TCP connections that are open (RFC 5382, REQ-5: 2 h 4 min or more). Default 24 hours.
@@ -156,6 +163,8 @@ public struct NodeSettings: Sendable, Equatable {
     workers = given(\.workers) ?? 1
     busyPoll = given(\.busyPoll) ?? false
     flowTableSize = given(\.flowTableSize) ?? 1 << 18
+    ebpf = given(\.ebpf) ?? .off
+    ebpfHooks = given(\.ebpfHooks) ?? Set(EBPFHook.allCases)
     flowTimeouts = FlowTimeouts()
     flowTimeouts.tcpEstablished = given(\.flowTimeouts.tcpEstablished) ?? flowTimeouts.tcpEstablished
     flowTimeouts.tcpTransient = given(\.flowTimeouts.tcpTransient) ?? flowTimeouts.tcpTransient

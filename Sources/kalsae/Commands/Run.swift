@@ -49,6 +49,14 @@ extension Kalsae {
       help: "Let the agent that runs hand over its ports and flows and end; where none runs, just start.")
     var takeover = false
 
+    @Option(
+      name: .long,
+      help: ArgumentHelp(
+        "Whose connections the programs in the kernel look after, where `ebpf` in NodeConfiguration is not off: a "
+          + "control group of version 2. (default: all of the machine's)", valueName: "dir"),
+      completion: .directory)
+    var cgroup: String?
+
     @Option(name: .long, help: ArgumentHelp("What is logged.", valueName: "level"))
     var logLevel = LogLevel.info
 
@@ -68,7 +76,7 @@ extension Kalsae {
       log.logLevel = Logger.Level(rawValue: logLevel.rawValue) ?? .info
       try reportingAgent {
         var configuration = AgentConfiguration(
-          node: node, stateDirectory: state, socketPath: socket, dataDirectory: data)
+          node: node, stateDirectory: state, socketPath: socket, dataDirectory: data, controlGroup: cgroup)
         configuration.takesOver = takeover
         let agent = try Agent(configuration, log: log)
         try agent.run()

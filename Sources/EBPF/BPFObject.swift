@@ -1,0 +1,68 @@
+import CEBPF
+import Glibc
+
+/// An object of bpf/ on its way into the kernel.
+@safe
+final class BPFObject {
+  let name: String
+  private let object: kalsae_bpf_object
+
+  init(_ name: String, _ digits: StaticString) throws(EBPFError) {
+    self.name = name
+    let bytes = BPFObject.decode(digits)
+    var object: kalsae_bpf_object?
+    kalsae_bpf_log_clear()
+    let result = unsafe bytes.withUnsafeBytes { unsafe kalsae_bpf_open($0.baseAddress!, $0.count, name, &object) }
+    guard result == 0, let object = unsafe object else {
+      throw EBPFError("object \(name) cannot be opened", code: -result, hint: BPFObject.log)
+    }
+    unsafe self.object = object
+  }
+
+  deinit { unsafe kalsae_bpf_close(object) }
+
+  /// The octets that a string of hexadecimal digits stands for.
+  static func decode(_ digits: StaticString) -> [UInt8] {
+    digits.withUTF8Buffer { text in
+      func value(_ digit: UInt8) -> UInt8 { digit < 58 ? digit &- 48 : digit &- 87 }
+      return stride(from: 0, to: text.count, by: 2).map { unsafe value(text[$0]) << 4 | value(text[$0 + 1]) }
+    }
+  }
+
+  private static var log: String { unsafe VerifierLog.shortened(String(cString: kalsae_bpf_log())) }
+
+  func resize(_ map: String, _ entries: Int) throws(EBPFError) {
+    try check(unsafe kalsae_bpf_map_resize(object, map, UInt32(clamping: entries)), "object \(name): map \(map)")
+  }
+
+  func reuse(_ map: String, _ descriptor: Descriptor) throws(EBPFError) {
+    try check(unsafe kalsae_bpf_map_reuse(object, map, descriptor.number), "object \(name): map \(map)")
+  }
+
+  func setConstant(at offset: Int, _ value: UInt8) throws(EBPFError) {
+    try check(unsafe kalsae_bpf_constant(object, offset, value), "object \(name): constants")
+  }
+
+  func leaveOut(_ program: String) throws(EBPFError) {
+    try check(unsafe kalsae_bpf_program_disable(object, program), "object \(name): program \(program)")
+  }
+
+  /// Makes the maps, has the programs verified and loads them.
+  func load() throws(EBPFError) {
+    kalsae_bpf_log_clear()
+    let result = unsafe kalsae_bpf_load(object)
+    guard result < 0 else { return }
+    let log = BPFObject.log
+    try check(
+      result, "the kernel does not take object \(name)", hint: log.isEmpty ? "it did not say why" : "it says:\n\(log)")
+  }
+
+  func map(_ map: String) throws(EBPFError) -> Descriptor {
+    let number = try check(unsafe kalsae_bpf_map_fd(object, map), "object \(name): map \(map)")
+    return Descriptor(try check(fcntl(number, F_DUPFD_CLOEXEC, 0), "object \(name): map \(map)"))
+  }
+
+  func program(_ program: String) throws(EBPFError) -> Int32 {
+    try check(unsafe kalsae_bpf_program_fd(object, program), "object \(name): program \(program)")
+  }
+}
