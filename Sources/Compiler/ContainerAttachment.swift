@@ -31,6 +31,16 @@ struct Overlay {
   private var nodes: [ObjectKey: Node] = [:]
   private var blocks: [ObjectKey: [IPPrefix]] = [:]
 
+  /// Whether something may be laid over the object: where not, it counts as it is.
+  func concerns(_ change: Change) -> Bool {
+    switch change {
+    case .upsert(.pod): !containers.isEmpty
+    case .upsert(.node): true
+    case .upsert: false
+    case .delete(let key): key.kind == .node || key.kind == .pod && !containers.isEmpty
+    }
+  }
+
   /// What a change of an object changes.
   mutating func changes(for change: Change, _ state: State) -> [Change] {
     switch change.key.kind {

@@ -95,6 +95,10 @@ public final class NodeCompiler {
   /// Takes in changes of the desired state.
   public func apply(_ changes: [Change]) {
     for change in changes {
+      guard overlay.concerns(change) else {
+        applyAsIs(change)
+        continue
+      }
       for change in overlay.changes(for: change, state) { applyAsIs(change) }
     }
   }

@@ -14,7 +14,7 @@ public struct ServiceDoors: Sendable {
   /// The blocks of cluster IPs: addresses in them are not among `addresses`.
   public private(set) var blocks: [IPPrefix] = []
   /// Cluster IPs outside of the blocks, external IPs and load balancers' IPs, with their ports.
-  public private(set) var addresses: [IPAddress: Set<Port>] = [:]
+  public private(set) var addresses: [IPAddress: [Port]] = [:]
   /// The NodePorts of each family (KP-23).
   public private(set) var nodePorts: [IPFamily: Set<Port>] = [:]
   /// Advances with every change.
@@ -40,7 +40,7 @@ public struct ServiceDoors: Sendable {
       return
     }
     guard !isInBlock(address) else { return }
-    addresses[address, default: []].insert(port)
+    addresses[address, default: []].append(port)
     version += 1
   }
 
@@ -52,7 +52,7 @@ public struct ServiceDoors: Sendable {
       return
     }
     guard !isInBlock(address) else { return }
-    addresses[address]?.remove(port)
+    addresses[address]?.removeAll { $0 == port }
     if addresses[address]?.isEmpty == true { addresses[address] = nil }
     version += 1
   }

@@ -751,7 +751,7 @@ endpoints: [{ends}]
 
 @case("services", """Packets to services go to the endpoint, answers come back from the service's address, and what nobody
       could answer is refused as kube-proxy does: by a TCP reset or a port unreachable, or in silence where others could.
-      Rules: KP-15, KP-20, KP-30, KP-31, KP-37, KP-38, TUN-9.""",
+      Rules: KP-15, KP-20, KP-30, KP-31, KP-37, KP-38, TUN-9, KP-36.""",
       configuration="clusterCIDRs: [10.244.0.0/16]\nserviceCIDRs: [10.96.0.0/16]")
 def services(c):
     ports = [("http", "TCP", 80, 8080), ("echo", "UDP", 9, 7)]
@@ -797,6 +797,10 @@ def services(c):
     for address, reason in (("10.96.0.3", "noLocalEndpoint"), ("10.96.0.99", "noService"), ("192.0.2.80", "sourceRange")):
         c.send("default_a", from_pod("a", transports(4, pod4("a"), address)[0]))
         c.drop("default/a", reason)
+    # An answer to a masqueraded connection of which nothing is known (any more): the port is none of the host's.
+    late = IP(src="192.0.2.9", dst="10.0.0.1", flags="DF", id=0, ttl=64) / UDP(sport=9, dport=62000) / Raw(b"late")
+    c.send("underlay", from_node("node-b", late))
+    c.drop("underlay", "unknownMasquerade")
 
 
 @case("policy", """Pods that a policy selects send and receive what some policy allows and nothing else; answers are implied.

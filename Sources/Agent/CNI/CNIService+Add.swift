@@ -146,13 +146,13 @@ extension CNIService {
       addresses.allSatisfy { address in (known[node] ?? []).contains { $0.contains(address) } }
     }
     guard !isKnown, let blocks = newBlocks() else { return }
-    try onControl({ $0.setBlocks(blocks) }) { _ in }
+    try onControl(first: { $0.setBlocks(blocks) }, then: { _ in })
   }
 
   /// Looks whether other nodes have taken or given up blocks since.
   func refreshBlocks() {
     guard let blocks = newBlocks() else { return }
-    _ = try? onControl({ $0.setBlocks(blocks) }) { _ in }
+    _ = try? onControl(first: { $0.setBlocks(blocks) }, then: { _ in })
   }
 
   /// The blocks of all nodes; nil where they are what the tables know.
@@ -186,7 +186,8 @@ extension CNIService {
   private func enter(_ record: AttachmentRecord) throws(CNIError) {
     let key = record.key
     let container = record.container
-    let problem: String? = try onControl({ $0.compiler.setContainer(container, for: key) }) { agent in
+    let install: @Sendable (Agent) -> Void = { $0.compiler.setContainer(container, for: key) }
+    let problem: String? = try onControl(first: install) { agent in
       if agent.pods[key]?.attachment.interface == container.attachment.interface { return nil }
       return agent.troubles["pod \(key.namespace)/\(key.name)"] ?? "its port did not open"
     }

@@ -33,11 +33,12 @@ extension CNIService {
     }
     let key = record.key
     let interface = record.hostInterface
-    try onControl({ agent in
+    let withdraw: @Sendable (Agent) -> Void = { agent in
       // Another container may have taken the pod's place meanwhile.
       guard agent.compiler.container(key)?.attachment.interface == interface else { return }
       agent.compiler.setContainer(nil, for: key)
-    }) { _ in }
+    }
+    try onControl(first: withdraw, then: { _ in })
     if !record.isForeign { removeInterface(record) }
     if let manager {
       do throws(IPAMError) { try manager.release(record.attachment) } catch { throw CNIError(error) }

@@ -103,7 +103,7 @@ final class CNIService: Sendable {
   // MARK: For all commands
 
   func onControl<R: Sendable>(
-    settles: Bool = true, _ change: @escaping @Sendable (Agent) -> Void = { _ in },
+    settles: Bool = true, first change: @escaping @Sendable (Agent) -> Void = { _ in },
     then after: @escaping @Sendable (Agent) -> R
   ) throws(CNIError) -> R {
     do throws(ControlQueueClosed) {

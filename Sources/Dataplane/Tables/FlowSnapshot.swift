@@ -126,7 +126,7 @@ extension FlowState where Key: SavedKey {
     else { return true }
     let service = tables.services.frontendRecords[Int(frontend)].service
     let endpoint = ServicePort.Endpoint(reply.sourceAddress, reply.tail.sourcePort)
-    if let backend = tables.services.installed[service]?[endpoint] {
+    if let backend = tables.services.backend(of: endpoint, in: service) {
       setBackend(position, backend, generation: tables.services.backends[Int(backend)].generation)
     }
     return true

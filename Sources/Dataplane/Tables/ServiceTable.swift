@@ -266,6 +266,11 @@ struct ServiceTable: ~Copyable {
     return all.indices.filter { $0 == 0 || all[$0] != all[$0 - 1] }.map { all[$0] }
   }
 
+  /// The place of an endpoint of a service port; nil: it does not offer it.
+  func backend(of endpoint: ServicePort.Endpoint, in service: ServiceIndex) -> BackendIndex? {
+    installed[Int(service)].first { $0.endpoint == endpoint }?.place
+  }
+
   /// The place of an endpoint, which must be there.
   private static func place(of endpoint: ServicePort.Endpoint, in places: [InstalledEndpoint]) -> BackendIndex {
     var (low, high) = (0, places.count - 1)
