@@ -235,7 +235,9 @@ struct SocketTests {
     let answers = end.standardOutput.split(separator: "\n").map(String.init)
     #expect(answers.count == 4 && answers[0] != answers[1], "\(end.standardError)")
     // A connected socket is told; one that was connected to the endpoint itself is none of ours.
-    #expect(answers.dropFirst(2) == ["ECONNABORTED", "direct True"])
+    // The kernel says so with the next receive, or with the next send, which finds the socket connected to nothing.
+    #expect(["ECONNABORTED", "EDESTADDRREQ"].contains(answers.dropFirst(2).first), "\(answers)")
+    #expect(answers.last == "direct True")
   }
 
   @Test("KP-24 KP-34 loopback of a pod is its own, and what must be masqueraded is left to the packet path")

@@ -60,7 +60,7 @@ struct ContainerdTests {
       #expect(ping.isSuccess, "\(mode): \(ping.standardOutput)\(ping.standardError)")
       for target in ["\(address):8080", "10.96.0.80"] {
         let get = try runtime.execute(
-          "client", on: test.a, ["/bin/wget", "-q", "-T", "5", "-O", "/dev/null", "http://\(target)/busybox"])
+          "client", on: test.a, ["/bin/wget", "-q", "-O", "/dev/null", "http://\(target)/busybox"])
         #expect(get.isSuccess, "\(mode) \(target): \(get.standardError)")
       }
     }
