@@ -25,6 +25,7 @@ let package = Package(
   products: [
     .executable(name: "kalsae", targets: ["kalsae"]),
     .executable(name: "kalsae-cni", targets: ["kalsae-cni"]),
+    .executable(name: "kalsae-ipam", targets: ["kalsae-ipam"]),
     .library(name: "Dataplane", targets: ["Dataplane"]),
   ],
   dependencies: [
@@ -67,7 +68,9 @@ let package = Package(
 
     // The machine.
     .target(name: "Node", dependencies: ["Addresses", "CNetlink", "CLinux"], swiftSettings: strict),
-    .target(name: "IPAM", dependencies: ["Model", "Addresses", "CLinux", grdb], swiftSettings: strict),
+    .target(name: "IPAM", dependencies: ["Model", "CNI", "Addresses", "CLinux", grdb], swiftSettings: strict),
+    // The address management alone, for other CNI plugins.
+    .executableTarget(name: "kalsae-ipam", dependencies: ["IPAM", "CNI", "Datastore", "Model"], swiftSettings: strict),
     .target(
       name: "Agent",
       dependencies: [
@@ -97,11 +100,13 @@ let package = Package(
     .testTarget(name: "AgentTests", dependencies: ["Agent", "Compiler", "Node"], swiftSettings: strict),
     .testTarget(name: "CNITests", dependencies: ["CNI", "Addresses", "Lab"], swiftSettings: strict),
     .testTarget(name: "ModelTests", dependencies: ["Model", "Datastore", "Reference"], swiftSettings: strict),
-    .testTarget(name: "IPAMTests", dependencies: ["IPAM", "Model", "Addresses", "kalsae"], swiftSettings: strict),
+    .testTarget(
+      name: "IPAMTests", dependencies: ["IPAM", "CNI", "Lab", "Model", "Addresses", "kalsae", "kalsae-ipam"],
+      swiftSettings: strict),
     .testTarget(name: "DatastoreTests", dependencies: ["Datastore"], swiftSettings: strict),
     // What the rules say of services and policies, slowly and obviously; the compiled tables are held against it.
     .target(name: "Reference", dependencies: ["Model"], path: "Tests/Support/Reference", swiftSettings: strict),
-    .testTarget(name: "ReferenceTests", dependencies: ["Reference"], swiftSettings: strict),
+    .testTarget(name: "ReferenceTests", dependencies: ["Reference", "Model"], swiftSettings: strict),
     .testTarget(
       name: "CompilerTests", dependencies: ["Compiler", "Dataplane", "Ports", "Model", "Addresses", "Reference"],
       swiftSettings: strict),

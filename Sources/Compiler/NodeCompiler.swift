@@ -133,6 +133,8 @@ public final class NodeCompiler {
     case .endpointSlice(let slice): services.enter(slice)
     case .namespace(let namespace): policies.note(namespace: namespace.name)
     case .networkPolicy(let policy): policies.note(policy: policy.key, isPresent: true)
+    // What is given to nobody has no place in the tables.
+    case .ipReservation: break
     }
   }
 
@@ -149,6 +151,7 @@ public final class NodeCompiler {
     case .endpointSlice(let slice): services.withdraw(slice)
     case .namespace(let namespace): policies.note(namespace: namespace.name)
     case .networkPolicy(let policy): policies.note(policy: policy.key, isPresent: false)
+    case .ipReservation: break
     }
   }
 

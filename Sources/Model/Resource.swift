@@ -5,6 +5,7 @@ public enum Kind: String, Sendable, Hashable, CaseIterable {
   case namespace = "Namespace"
   case node = "Node"
   case ipPool = "IPPool"
+  case ipReservation = "IPReservation"
   case nodeConfiguration = "NodeConfiguration"
   case networkPolicy = "NetworkPolicy"
   case pod = "Pod"
@@ -17,6 +18,7 @@ public enum Kind: String, Sendable, Hashable, CaseIterable {
     case .namespace: Namespace.self
     case .node: Node.self
     case .ipPool: IPPool.self
+    case .ipReservation: IPReservation.self
     case .nodeConfiguration: NodeConfiguration.self
     case .networkPolicy: NetworkPolicy.self
     case .pod: Pod.self
@@ -31,6 +33,7 @@ public enum Resource: Sendable, Equatable {
   case namespace(Namespace)
   case node(Node)
   case ipPool(IPPool)
+  case ipReservation(IPReservation)
   case nodeConfiguration(NodeConfiguration)
   case networkPolicy(NetworkPolicy)
   case pod(Pod)
@@ -42,6 +45,7 @@ public enum Resource: Sendable, Equatable {
     case .namespace(let object): object
     case .node(let object): object
     case .ipPool(let object): object
+    case .ipReservation(let object): object
     case .nodeConfiguration(let object): object
     case .networkPolicy(let object): object
     case .pod(let object): object
@@ -58,6 +62,7 @@ extension Resource {
     case .namespace(let object): object.key
     case .node(let object): object.key
     case .ipPool(let object): object.key
+    case .ipReservation(let object): object.key
     case .nodeConfiguration(let object): object.key
     case .networkPolicy(let object): object.key
     case .pod(let object): object.key
@@ -72,6 +77,7 @@ public struct State: Sendable, Equatable {
   public private(set) var namespaces: [ObjectKey: Namespace] = [:]
   public private(set) var nodes: [ObjectKey: Node] = [:]
   public private(set) var ipPools: [ObjectKey: IPPool] = [:]
+  public private(set) var ipReservations: [ObjectKey: IPReservation] = [:]
   public private(set) var nodeConfigurations: [ObjectKey: NodeConfiguration] = [:]
   public private(set) var networkPolicies: [ObjectKey: NetworkPolicy] = [:]
   public private(set) var pods: [ObjectKey: Pod] = [:]
@@ -92,6 +98,7 @@ public struct State: Sendable, Equatable {
     case .namespace(let object): namespaces[object.key] = object
     case .node(let object): nodes[object.key] = object
     case .ipPool(let object): ipPools[object.key] = object
+    case .ipReservation(let object): ipReservations[object.key] = object
     case .nodeConfiguration(let object): nodeConfigurations[object.key] = object
     case .networkPolicy(let object): networkPolicies[object.key] = object
     case .pod(let object): pods[object.key] = object
@@ -105,6 +112,7 @@ public struct State: Sendable, Equatable {
     case .namespace: namespaces[key] = nil
     case .node: nodes[key] = nil
     case .ipPool: ipPools[key] = nil
+    case .ipReservation: ipReservations[key] = nil
     case .nodeConfiguration: nodeConfigurations[key] = nil
     case .networkPolicy: networkPolicies[key] = nil
     case .pod: pods[key] = nil
@@ -118,6 +126,7 @@ public struct State: Sendable, Equatable {
     case .namespace: namespaces[key]?.resource
     case .node: nodes[key]?.resource
     case .ipPool: ipPools[key]?.resource
+    case .ipReservation: ipReservations[key]?.resource
     case .nodeConfiguration: nodeConfigurations[key]?.resource
     case .networkPolicy: networkPolicies[key]?.resource
     case .pod: pods[key]?.resource

@@ -32,7 +32,7 @@ struct BlockModelTests {
 
   @Test(
     "IPAM-6: over random lives of containers, what is given is free, and exhausted means that nothing is",
-    arguments: 1...20)
+    arguments: 1...8)
   func random(seed: Int) throws {
     var random = SeededNumbers(state: UInt64(seed))
     let blockSize = Int.random(in: 28...32, using: &random)
@@ -43,7 +43,7 @@ struct BlockModelTests {
     let all = (0..<64).map { IPAddress("10.0.0.\($0)")! }
     var model = Model(all: all, reserved: Set(all.filter { address in reservations.contains { $0.contains(address) } }))
     var containers: [Int: [IPAddress]] = [:]
-    for step in 0..<300 {
+    for step in 0..<250 {
       let now = bench.clock.withLock { $0 }
       let node = "n\(Int.random(in: 0..<4, using: &random))"
       switch Int.random(in: 0..<10, using: &random) {

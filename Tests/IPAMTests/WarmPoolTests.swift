@@ -188,4 +188,46 @@ struct WarmPoolTests {
     #expect(try machine.manager.collect(keeping: [attachment(0)], network: "net") == [attachment(1)])
     #expect(try machine.manager.status().assigned == 1)
   }
+
+  @Test("IPAM-6: over random lives with lost writes and failing calls, no address has two owners", arguments: 1...6)
+  func random(seed: UInt64) throws {
+    var random = SeededNumbers(state: seed)
+    let machine = Machine(interfaces: 3, addresses: 4, subnet: "10.0.0.0/27") {
+      $0.warmIPTarget = Int(seed % 3)
+      $0.minimumIPTarget = seed % 2 == 0 ? 4 : nil
+    }
+    var owners: [IPAddress: Int] = [:]
+    for step in 0..<200 {
+      switch Int.random(in: 0..<10, using: &random) {
+      case 0..<4:
+        if let address = try? machine.add(step) {
+          #expect(owners.updateValue(step, forKey: address) == nil, "\(address) at step \(step)")
+        }
+      case 4, 5:
+        guard let (address, owner) = owners.sorted(by: { $0.key < $1.key }).randomElement(using: &random) else {
+          continue
+        }
+        try machine.remove(owner)
+        owners[address] = nil
+      case 6: machine.advance(Int64.random(in: 1...40, using: &random))
+      case 7:
+        machine.store.crash(after: Int.random(in: 0...2, using: &random))
+        try? machine.manager.maintain()
+        machine.store.crash(after: nil)
+      case 8:
+        let bad = Int.random(in: 0...3, using: &random)
+        machine.provider.change { $0.fault = { _, number in number % 4 == bad ? ProviderError(.failed, "no") : nil } }
+        try? machine.manager.maintain()
+        machine.provider.change { $0.fault = nil }
+      default: try machine.manager.maintain()
+      }
+      let truth = Set(try machine.provider.interfaces().flatMap(\.addresses))
+      #expect(owners.keys.allSatisfy(truth.contains), "what is in use is not given up, step \(step)")
+    }
+    try machine.manager.maintain()
+    let status = try machine.manager.status()
+    let truth = try machine.provider.interfaces()
+    #expect(status.total == truth.reduce(0) { $0 + $1.addresses.count } && status.interfaces == truth.count)
+    #expect(status.assigned == owners.count && status.lost == [])
+  }
 }

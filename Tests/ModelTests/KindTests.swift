@@ -224,6 +224,23 @@ import Testing
   }
 }
 
+@Suite struct IPReservationTests {
+  @Test("IPAM-2 an IPReservation names blocks and single addresses; what is neither is refused")
+  func reads() throws {
+    func manifest(_ list: String) -> String {
+      """
+      apiVersion: projectcalico.org/v3
+      kind: IPReservation
+      metadata: {name: kept}
+      spec: {reservedCIDRs: [\(list)]}
+      """
+    }
+    let read = try Read(manifest("10.0.0.0/29, 10.0.1.7, 'fd00::/120'")).only(IPReservation.self)
+    #expect(read.reservedCIDRs.map(\.description) == ["10.0.0.0/29", "10.0.1.7/32", "fd00::/120"])
+    #expect(try Read(manifest("10.0.0")).errors.first?.contains("spec.reservedCIDRs[0]") == true)
+  }
+}
+
 @Suite struct IPPoolTests {
   @Test("IPAM-2 an IPPool has Calico's defaults")
   func defaults() throws {

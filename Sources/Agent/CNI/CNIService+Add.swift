@@ -52,7 +52,6 @@ extension CNIService {
   /// What the control side says before anything is made.
   struct Facts: Sendable {
     var mtu: Int
-    var families: Set<IPFamily>
     var refusal: CNIError?
   }
 
@@ -60,7 +59,7 @@ extension CNIService {
     let pod = request.pod
     let facts = try onControl(settles: false) { agent in
       Facts(
-        mtu: agent.compiler.podMTU, families: Set(agent.compiler.state.ipPools.values.map(\.cidr.family)),
+        mtu: agent.compiler.podMTU,
         refusal: pod.flatMap { CNIService.unknownPolicy(of: $0, agent.compiler.state) })
     }
     if let refusal = facts.refusal { throw refusal }
@@ -95,13 +94,8 @@ extension CNIService {
   ) throws(CNIError) -> CNIResult {
     var assignment = Assignment(addresses: [])
     if let manager {
-      var families = facts.families.isEmpty ? [.ipv4] : facts.families
-      if let only = request.configuration.families { families = only }
       do throws(IPAMError) {
-        assignment = try manager.assign(
-          AssignRequest(
-            record.attachment, pod: record.pod, node: node, families: families,
-            requested: request.requestedAddresses, pools: request.configuration.pools))
+        assignment = try manager.assign(try managers.assignRequest(for: request))
       } catch { throw CNIError(error) }
       record.addresses = assignment.addresses.map(\.address)
       try announceBlocks(of: record.addresses)
@@ -251,33 +245,5 @@ extension CNIService {
       guard let position = address.interface, previous.interfaces.indices.contains(position) else { return true }
       return previous.interfaces[position].name == request.interface
     }.map(\.address)
-  }
-}
-
-extension CNIRequest {
-  /// The addresses that are asked for: by the capability, or by the convention of CNI_ARGS.
-  var requestedAddresses: [IPAddress] {
-    if !configuration.runtime.addresses.isEmpty { return configuration.runtime.addresses }
-    let text = arguments["IP"] ?? ""
-    return text.split(separator: ",").compactMap { IPAddress(String($0.split(separator: "/").first ?? "")) }
-  }
-}
-
-extension NetworkConfiguration {
-  /// `ipam.pools`, `ipam.ipv4_pools` and `ipam.ipv6_pools`: names or CIDRs.
-  var pools: [String] {
-    ["pools", "ipv4_pools", "ipv6_pools"].flatMap { json["ipam"]?[$0]?.elements?.compactMap(\.text) ?? [] }
-  }
-
-  /// `ipam.families`, or Calico's `assign_ipv4` and `assign_ipv6`; nil where it says nothing.
-  var families: Set<IPFamily>? {
-    let ipam = json["ipam"]
-    if let list = ipam?["families"]?.elements?.compactMap(\.text) {
-      return Set(list.compactMap { $0 == "4" || $0 == "IPv4" ? .ipv4 : $0 == "6" || $0 == "IPv6" ? .ipv6 : nil })
-    }
-    let four = ipam?["assign_ipv4"]?.text
-    let six = ipam?["assign_ipv6"]?.text
-    guard four != nil || six != nil else { return nil }
-    return Set([four == "false" ? nil : .ipv4, six == "true" ? .ipv6 : nil].compactMap { $0 })
   }
 }

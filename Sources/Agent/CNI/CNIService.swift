@@ -150,36 +150,6 @@ final class CNIService: Sendable {
   }
 }
 
-extension CNIRequest {
-  var attachment: IPAM.Attachment {
-    IPAM.Attachment(network: configuration.name, containerID: containerID, interface: interface)
-  }
-
-  /// The pod that the runtime names (CNI-10).
-  var pod: PodName? {
-    guard let namespace = arguments["K8S_POD_NAMESPACE"], let name = arguments["K8S_POD_NAME"], !namespace.isEmpty,
-      !name.isEmpty
-    else { return nil }
-    return PodName(namespace: namespace, name: name)
-  }
-}
-
-extension CNIError {
-  init(_ error: IPAMError) {
-    let remedy =
-      switch error.kind {
-      case .configuration: "mend the \"ipam\" section of the network configuration"
-      case .exhausted: "add an IPPool or make one larger; `kalsae ipam show` tells how full they are"
-      case .refused: "ask for another address, or for none; `kalsae ipam show --ip` tells who has it"
-      case .mismatch: "`kalsae ipam check` tells what differs; the runtime should remove the container and make it anew"
-      case .busy: "the runtime asks again"
-      case .storage: "look at the agent's state directory, and whether its disk is full"
-      case .plugin: "see what the IPAM plugin says, and its own documentation"
-      }
-    self.init(Code(rawValue: error.code), error.message, remedy: remedy)
-  }
-}
-
 /// Lets many in at once, or one alone.
 final class SharedGate: Sendable {
   private let state = Mutex<(inside: Int, isClosed: Bool)>((0, false))

@@ -147,8 +147,7 @@ private struct Work {
 
   private var allocation: Allocation {
     Allocation(
-      handle: request.attachment.handle, node: request.node, attachment: request.attachment, pod: request.pod,
-      time: clock.now)
+      node: request.node, attachment: request.attachment, pod: request.pod, time: clock.now)
   }
 
   private func block(_ cidr: IPPrefix) throws -> Objects.Versioned<Block>? {

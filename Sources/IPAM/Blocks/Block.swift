@@ -76,8 +76,6 @@ public struct Block: Codable, Sendable, Equatable {
 
 /// Who has an address.
 public struct Allocation: Codable, Sendable, Hashable {
-  /// The handle that the address is given back by.
-  public var handle: String
   /// Which allocation of the block it is.
   public internal(set) var sequence: UInt64 = 0
   /// The node that uses the address; another one than the block's where it is borrowed.
@@ -86,6 +84,9 @@ public struct Allocation: Codable, Sendable, Hashable {
   public var pod: PodName?
   /// Seconds since 1970.
   public var time: Int64
+
+  /// The key of the handle that the address is given back by.
+  public var handle: String { attachment.handle }
 }
 
 /// The time for which an address is not given again after it was taken back.

@@ -19,6 +19,7 @@ public struct PoolCatalog: Sendable, Equatable {
   public init(_ state: State) {
     self.init(
       pools: state.ipPools.values.sorted { $0.name < $1.name },
+      reservations: state.ipReservations.values.sorted { $0.name < $1.name }.flatMap(\.reservedCIDRs),
       nodeLabels: Dictionary(uniqueKeysWithValues: state.nodes.values.map { ($0.name, $0.metadata.labels) }))
   }
 

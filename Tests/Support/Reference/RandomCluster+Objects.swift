@@ -23,6 +23,7 @@ extension RandomCluster {
     case .service: service(key).resource
     case .endpointSlice: slice(key).resource
     case .networkPolicy: policy(key).resource
+    case .ipReservation: IPReservation(metadata: ObjectMetadata(name: key.name), reservedCIDRs: []).resource
     case .ipPool: IPPool(metadata: ObjectMetadata(name: key.name), cidr: IPPrefix("10.244.0.0/16")!).resource
     }
   }
