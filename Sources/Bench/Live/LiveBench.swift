@@ -9,7 +9,7 @@ public struct LiveResult: Sendable, Codable {
   public var min: Double
   public var max: Double
   public var rounds: Int
-  /// To what `kernel-vxlan` reached: the median of the ratios inside each round.
+  /// To what the reference reached: the median of the ratios inside each round.
   public var ratio: Double?
 }
 
@@ -27,23 +27,37 @@ public struct LiveBench {
   public var rounds = 3
   /// The length of one measurement.
   public var seconds = 1.0
-  public var subjects = LiveKind.usual
+  public var subjects: [String]
   public var measures = LiveMeasure.allCases
   /// Told what happens next.
   public var progress: (String) -> Void = { _ in }
 
-  private static let reference = "kernel-vxlan"
+  /// The subject that others are compared with.
+  public let reference: String
+  private let catalogue: [(name: String, kind: LiveKind)]
 
-  public init() {}
+  /// The names that `subjects` may hold, in the order of the results.
+  public var subjectNames: [String] { catalogue.map(\.name) }
 
-  /// The names that `subjects` may hold.
-  public static var subjectNames: [String] { LiveKind.all.map(\.name) }
+  /// What carries pods' packets from node to node.
+  public static var live: LiveBench { LiveBench(LiveKind.all, reference: "kernel-vxlan", LiveKind.usual) }
+
+  /// The kinds of ports by themselves, with a thread that forwards between two of them.
+  public static var ports: LiveBench {
+    LiveBench(LiveKind.ports, reference: "kernel-route", LiveKind.ports.map(\.name))
+  }
+
+  private init(_ catalogue: [(name: String, kind: LiveKind)], reference: String, _ subjects: [String]) {
+    self.catalogue = catalogue
+    self.reference = reference
+    self.subjects = subjects
+  }
 
   /// - Parameter program: the path of `kalsae`.
   public func run(program: String) throws -> [LiveResult] {
     var made: [LiveSubject] = []
-    defer { for subject in made { subject.lab.cleanUp() } }
-    for (name, kind) in LiveKind.all where subjects.contains(name) {
+    defer { for subject in made { subject.tearDown() } }
+    for (name, kind) in catalogue where subjects.contains(name) {
       progress("setting up \(name)…")
       made.append(try kind.make(name, program: program))
       try made.last?.warmUp()
@@ -59,7 +73,7 @@ public struct LiveBench {
         }
       }
     }
-    let reference = values[LiveBench.reference]
+    let reference = values[reference]
     return made.flatMap { subject in
       measures.compactMap { measure -> LiveResult? in
         guard let list = values[subject.name]?[measure], !list.isEmpty else { return nil }

@@ -1,6 +1,8 @@
 import Addresses
 import CLinux
+import Dataplane
 import Lab
+import Ports
 
 /// Two pods and what carries packets between them.
 final class LiveSubject {
@@ -10,12 +12,23 @@ final class LiveSubject {
   let pods: [(namespace: Namespace, address: IPv4Address)]
   /// The programs that move packets; none where the kernel does.
   let daemons: [Child]
+  private let forwarder: PortForwarder?
 
-  init(_ name: String, _ lab: Lab, pods: [(namespace: Namespace, address: IPv4Address)], daemons: [Child] = []) {
+  init(
+    _ name: String, _ lab: Lab, pods: [(namespace: Namespace, address: IPv4Address)], daemons: [Child] = [],
+    forwarder: PortForwarder? = nil
+  ) {
     self.name = name
     self.lab = lab
     self.pods = pods
     self.daemons = daemons
+    self.forwarder = forwarder
+  }
+
+  /// Takes everything away.
+  func tearDown() {
+    forwarder?.stop()
+    lab.cleanUp()
   }
 }
 
@@ -28,7 +41,24 @@ enum LiveKind: Equatable {
   /// Kalsae's agents; `attachment` is how the pods are attached, `settings` what the nodes' configuration says.
   case kalsae(Cluster.Mode, Cluster.Attachment, settings: [String] = [])
 
-  /// All of them by name, in the order of the table.
+  /// Kalsae on the first node, the kernel's VXLAN on the second: `out` is wrapped here, `back` unwrapped.
+  case kalsaeToKernel
+  /// Two ports with a thread between them that only forwards.
+  case ports(PortKind)
+
+  enum PortKind {
+    /// AF_PACKET, with super-frames in the socket's queue, as agents have it; or in the ring.
+    case packetQueue, packetRing
+    case tap
+  }
+
+  /// What `kalsae bench ports` measures, by name.
+  static let ports: [(name: String, kind: LiveKind)] = [
+    ("veth", .veth), ("kernel-route", .kernel(tunnel: nil)), ("packet-queue", .ports(.packetQueue)),
+    ("packet-ring", .ports(.packetRing)), ("tap", .ports(.tap)),
+  ]
+
+  /// All that `kalsae bench live` knows, by name, in the order of the table.
   static let all: [(name: String, kind: LiveKind)] =
     [
       ("veth", .veth), ("kernel-route", .kernel(tunnel: nil)), ("kernel-vxlan", .kernel(tunnel: "vxlan")),
@@ -37,6 +67,7 @@ enum LiveKind: Equatable {
     + [Cluster.Mode.direct, .vxlan, .ipip, .gre, .geneve].map {
       ("kalsae-\($0.rawValue)", .kalsae($0, .veth))
     } + [
+      ("kalsae-kernel-vxlan", .kalsaeToKernel),
       ("kalsae-vxlan-tap", .kalsae(.vxlan, .tap)),
       ("kalsae-vxlan-cut", .kalsae(.vxlan, .veth, settings: ["tunnelOffload: false"])),
       ("kalsae-vxlan-poll", .kalsae(.vxlan, .veth, settings: [polling])),
@@ -52,6 +83,8 @@ enum LiveKind: Equatable {
   func make(_ name: String, program: String) throws -> LiveSubject {
     switch self {
     case .veth: try LiveKind.makeVeth(name)
+    case .kalsaeToKernel: try LiveKind.makeKalsaeToKernel(name, program)
+    case .ports(let kind): try LiveKind.makePorts(name, kind)
     case .kernel(let tunnel): try LiveKind.makeKernel(name, tunnel)
     case .kalsae(let mode, let attachment, let settings):
       try LiveKind.makeKalsae(name, program, mode, attachment, settings)
@@ -64,6 +97,60 @@ enum LiveKind: Equatable {
     try lab.veth(Endpoint(a, "eth0", addresses: ["10.244.0.2/16"]), Endpoint(b, "eth0", addresses: ["10.244.1.2/16"]))
     return LiveSubject(
       name, lab, pods: [(a, IPv4Address(10, 244, 0, 2)), (b, IPv4Address(10, 244, 1, 2))])
+  }
+
+  private static func makeKalsaeToKernel(_ name: String, _ program: String) throws -> LiveSubject {
+    let lab = try Lab(name: "live-\(name)")
+    let cluster = try Cluster(lab: lab, program: program, plans: [.init("a", pods: [.veth]), .foreign("b")])
+    let (near, far) = (cluster.nodes[0], cluster.nodes[1])
+    let agents = try cluster.start()
+    try cluster.setMode(.vxlan)
+    let pod = try lab.namespace("pod-b")
+    let address = IPv4Address(10, 244, 1, 2)
+    try far.namespace.setForwarding(true)
+    try lab.veth(
+      Endpoint(far.namespace, "pod0", addresses: ["169.254.1.1/32"]),
+      Endpoint(pod, "eth0", mtu: 1450, addresses: ["\(address)/32"]))
+    try pod.ip("route add 169.254.1.1 dev eth0", "route add default via 169.254.1.1 dev eth0")
+    let mac = MACAddress(derivedFrom: near.name)
+    try far.namespace.ip(
+      "route add \(address) dev pod0",
+      "link add vxlan0 address \(MACAddress(derivedFrom: far.name)) type vxlan id 4096 dstport 4789 local \(far.ipv4) "
+        + "dev eth0 nolearning", "link set vxlan0 mtu 1450 up",
+      "neigh add 10.244.0.0 lladdr \(mac) dev vxlan0 nud permanent",
+      "route add \(near.block4) via 10.244.0.0 dev vxlan0 onlink")
+    try far.namespace.run("bridge", "fdb", "append", "\(mac)", "dev", "vxlan0", "dst", "\(near.ipv4)").check()
+    return LiveSubject(
+      name, lab, pods: [(near.pods[0].namespace, near.pods[0].ipv4), (pod, address)], daemons: agents)
+  }
+
+  /// `a` and `b`, and the ports to them in `f`.
+  private static func makePorts(_ name: String, _ kind: PortKind) throws -> LiveSubject {
+    let lab = try Lab(name: "live-\(name)")
+    let pods = [try lab.namespace("a"), try lab.namespace("b")]
+    let addresses = [IPv4Address(10, 244, 0, 2), IPv4Address(10, 244, 1, 2)]
+    var ports: [any Port] = []
+    if case .tap = kind {
+      for (pod, address) in zip(pods, addresses) {
+        var options = TAPPort.Options()
+        options.namespace = pod.path
+        ports.append(try TAPPort(name: "eth0", options: options))
+        try pod.addAddress("\(address)/16", to: "eth0")
+      }
+    } else {
+      let middle = try lab.namespace("f")
+      try middle.sysctl("net/ipv6/conf/default/disable_ipv6", "1")
+      var options = AFPacketPort.Options.pod
+      options.namespace = middle.path
+      if case .packetRing = kind { options.superFrames = .ring }
+      for (number, pod) in pods.enumerated() {
+        try lab.veth(Endpoint(pod, "eth0", addresses: ["\(addresses[number])/16"]), Endpoint(middle, "f\(number)"))
+        ports.append(try AFPacketPort(interface: "f\(number)", options: options))
+      }
+    }
+    return LiveSubject(
+      name, lab, pods: Array(zip(pods, addresses)).map { ($0.0, $0.1) },
+      forwarder: try PortForwarder(ports[0], ports[1]))
   }
 
   /// Two nodes that forward, a pod on each, as a simple CNI plugin sets them up.

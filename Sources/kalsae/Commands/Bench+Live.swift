@@ -17,10 +17,30 @@ struct LiveBenchCommand: ParsableCommand {
       Everything is taken away again at the end, after a failure, and at Ctrl-C. Needs root and iperf3.
       """)
 
-  @Option(
-    help: ArgumentHelp(
-      "What carries the packets, separated by commas: \(LiveBench.subjectNames.joined(separator: ", ")).",
-      valueName: "names"))
+  @OptionGroup var options: LiveBenchOptions
+
+  func validate() throws { try options.check(.live) }
+  func run() throws { try options.run(.live) }
+}
+
+/// `kalsae bench ports`
+struct PortsBenchCommand: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "ports", abstract: "Measure each kind of port by itself, beside the kernel's routing.",
+    discussion: """
+      Joins two pods in network namespaces by two ports of a kind and a thread that only forwards from each to the other, \
+      and measures as `kalsae bench live` does: what a data plane on such ports cannot exceed.
+      """)
+
+  @OptionGroup var options: LiveBenchOptions
+
+  func validate() throws { try options.check(.ports) }
+  func run() throws { try options.run(.ports) }
+}
+
+/// What `bench live` and `bench ports` are told.
+struct LiveBenchOptions: ParsableArguments {
+  @Option(help: ArgumentHelp("What carries the packets, separated by commas; see the manual page.", valueName: "names"))
   var subjects: String?
 
   @Option(
@@ -38,34 +58,31 @@ struct LiveBenchCommand: ParsableCommand {
   @Option(help: "How the result is written.")
   var output: OutputFormat = .text
 
-  func validate() throws {
+  func check(_ bench: LiveBench) throws {
     guard (1...100).contains(rounds) else { throw ValidationError("--rounds: give a number from 1 to 100") }
     guard (0.2...60).contains(seconds) else { throw ValidationError("--seconds: give a number from 0.2 to 60") }
-    for name in chosenSubjects where !LiveBench.subjectNames.contains(name) {
-      throw ValidationError(
-        "--subjects: no subject \(name); there are \(LiveBench.subjectNames.joined(separator: ", "))")
+    for name in LiveBenchOptions.names(subjects) where !bench.subjectNames.contains(name) {
+      throw ValidationError("--subjects: no subject \(name); there are \(bench.subjectNames.joined(separator: ", "))")
     }
-    for name in LiveBenchCommand.names(measures) where LiveMeasure(rawValue: name) == nil {
+    for name in LiveBenchOptions.names(measures) where LiveMeasure(rawValue: name) == nil {
       throw ValidationError(
         "--measures: no measure \(name); there are \(LiveMeasure.allCases.map(\.rawValue).joined(separator: ", "))")
     }
   }
 
-  private var chosenSubjects: [String] { LiveBenchCommand.names(subjects) }
-
   private static func names(_ text: String?) -> [String] {
     (text ?? "").split(separator: ",").map { String($0).trimmed }
   }
 
-  func run() throws {
+  func run(_ bench: LiveBench) throws {
     if let reason = Lab.unavailableReason { throw Failure(.unavailable, "bench: \(reason)") }
     guard let program = ownPath() else { throw Failure(.software, "bench: cannot find the path of this program") }
     Interruption.onSignal { _ in Standard.error("\ninterrupted: taking everything away…\n") }
-    var bench = LiveBench()
+    var bench = bench
     bench.rounds = rounds
     bench.seconds = seconds
-    if subjects != nil { bench.subjects = chosenSubjects }
-    if measures != nil { bench.measures = LiveBenchCommand.names(measures).compactMap(LiveMeasure.init) }
+    if subjects != nil { bench.subjects = LiveBenchOptions.names(subjects) }
+    if measures != nil { bench.measures = LiveBenchOptions.names(measures).compactMap(LiveMeasure.init) }
     bench.progress = { text in if Standard.errorIsTerminal { Standard.error("\r\u{1b}[K\(text)") } }
     let results: [LiveResult]
     do {
@@ -91,7 +108,7 @@ struct LiveBenchCommand: ParsableCommand {
     let machine = LiveMachine()
     let columns = bench.measures.filter { measure in results.contains { $0.measure == measure } }
     var table = TextTable(["SUBJECT"] + columns.map { ">\($0.title)" })
-    for name in LiveBench.subjectNames where results.contains(where: { $0.subject == name }) {
+    for name in bench.subjectNames where results.contains(where: { $0.subject == name }) {
       table.add(
         [name]
           + columns.map { measure in
@@ -100,7 +117,7 @@ struct LiveBenchCommand: ParsableCommand {
           })
     }
     return "\(machine.processor), \(machine.processors) processors, Linux \(machine.kernel); medians of "
-      + "\(bench.rounds) rounds of \(bench.seconds) s; in brackets the ratio to kernel-vxlan\n" + table.text
+      + "\(bench.rounds) rounds of \(bench.seconds) s; in brackets the ratio to \(bench.reference)\n" + table.text
   }
 
   private func text(_ value: Double) -> String {

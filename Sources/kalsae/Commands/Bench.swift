@@ -8,8 +8,9 @@ struct BenchCommand: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "bench", abstract: "Measure the packet path, large clusters and address management on this machine.",
     subcommands: [
-      PipelineBenchCommand.self, LiveBenchCommand.self, SocketBenchCommand.self, ServicesBenchCommand.self,
-      PolicyBenchCommand.self, FlowsBenchCommand.self, AddressBenchCommand.self, AddressWorkerCommand.self,
+      PipelineBenchCommand.self, LiveBenchCommand.self, PortsBenchCommand.self, SocketBenchCommand.self,
+      ServicesBenchCommand.self, PolicyBenchCommand.self, FlowsBenchCommand.self, AddressBenchCommand.self,
+      AddressWorkerCommand.self,
     ],
     defaultSubcommand: PipelineBenchCommand.self)
 }
