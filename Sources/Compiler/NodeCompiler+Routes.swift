@@ -9,8 +9,6 @@ enum HopKey: Hashable {
   /// Unwrapped, by the underlay, to a node or a router.
   case direct(IPAddress)
   case tunnel(ObjectKey, Encapsulation, IPFamily)
-
-  var node: ObjectKey? { if case .tunnel(let node, _, _) = self { node } else { nil } }
 }
 
 /// What a route does, with the hops it leads by.
@@ -169,8 +167,8 @@ extension NodeCompiler {
     }
   }
 
-  func refreshHops(where condition: (HopKey) -> Bool, _ tables: inout Tables) {
-    for key in Array(installedHops.keys) where condition(key) { refresh(key, &tables) }
+  func refreshHops(_ tables: inout Tables) {
+    for key in Array(installedHops.keys) { refresh(key, &tables) }
   }
 
   /// Writes what is known of a hop now.

@@ -268,7 +268,7 @@ public final class NodeCompiler {
     dirtyRoutes.formUnion([IPPrefix("0.0.0.0/0")!, IPPrefix("::/0")!])
     dirtyPeers.formUnion(state.nodes.keys)
     for pod in state.pods.values where pod.nodeName == node.name { dirtyPods.insert(pod.key) }
-    refreshHops(where: { _ in true }, &tables)
+    refreshHops(&tables)
   }
 
   /// The node's own addresses: those of its object and those of the interface.
@@ -300,7 +300,7 @@ public final class NodeCompiler {
         settlePodAddress(address, &tables)
         dirtyRoutes.insert(IPPrefix(host: address))
       }
-      refreshHops(where: { $0 == .pod(key) }, &tables)
+      refresh(.pod(key), &tables)
     }
     dirtyPods.removeAll()
   }
@@ -327,7 +327,9 @@ public final class NodeCompiler {
       for (address, _) in installed where wanted[address] == nil { tables.removePeer(at: address) }
       for (address, peer) in wanted where installed[address] != peer { tables.setPeer(peer, at: address) }
       installedPeers[key] = wanted.isEmpty ? nil : wanted
-      refreshHops(where: { $0.node == key }, &tables)
+      for encapsulation in Encapsulation.allCases {
+        for family in IPFamily.allCases { refresh(.tunnel(key, encapsulation, family), &tables) }
+      }
     }
     dirtyPeers.removeAll()
   }

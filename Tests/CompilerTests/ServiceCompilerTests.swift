@@ -244,6 +244,8 @@ import Testing
     #expect(ask(bench) == all)
     endpoints([(["n2"], ["z2"]), (["n1"], ["z1"]), (["n2"], ["z1"])])
     #expect(ask(bench) == "\(web) 10.244.2.1:8080")
+    // The endpoint here is meant for others, and still the one of this node.
+    #expect(ask(bench, Self.client, "10.0.0.1", port: 30080) == "\(web) 10.244.1.1:8080")
     endpoints([([], ["z2"]), (["n1"], ["z1"]), (["n2"], ["z1"])])
     #expect(ask(bench) == "\(web) 10.244.2.1:8080 10.244.2.2:8080")
     endpoints([(["n2"], ["z2"]), (["n2"], ["z1"]), (["n2"], [])])

@@ -131,7 +131,7 @@ private struct Flood {
     var (spent, sent, packets, inPlace): (UInt64, Int, Int, Int) = (0, 0, 0, 0)
     while sent < flood {
       node.lane[port: node.client] = source
-      for _ in 0..<4096 where sent < flood {
+      for _ in 0..<1024 where sent < flood {
         source.batchSize = min(256, flood - sent)
         source.refill()
         now += 100_000
