@@ -4,7 +4,7 @@ import Lab
 import Testing
 
 /// The program itself, where no agent runs.
-@Suite("kalsae-cni", .enabled(if: Lab.isAvailable, "needs root and network namespaces"), .timeLimit(.minutes(1)))
+@Suite("kalsae-cni", .enabled(if: Lab.isAvailable, "needs root and network namespaces"), .timeLimit(.minutes(10)))
 struct PluginTests {
   private func program() throws -> String {
     var buffer = [UInt8](repeating: 0, count: 4096)
