@@ -20,7 +20,7 @@ help:
 	  '  make test       everything that proves Kalsae right; ends with the counts (root for the live tests)' \
 	  '  make sanitize   the tests under AddressSanitizer and ThreadSanitizer' \
 	  '  make fuzz       arbitrary input for the parsers and the pipeline, SECONDS=$(SECONDS)' \
-	  '  make bench      build, then the benchmarks' \
+	  '  make bench      build, then the scenarios in bench/; results in bench/results' \
 	  '  make install    into PREFIX=$(PREFIX): program, man page, shell completions' \
 	  '  make uninstall  takes them away again' \
 	  '  make format     puts the sources into the house format' \
@@ -66,8 +66,8 @@ bench:
 	@tools/bootstrap --demo
 	@echo "[2/3] building the release…"
 	@swift build -c release
-	@echo "[3/3] $(KALSAE) bench $(ARGUMENTS)"
-	@exec $(KALSAE) bench $(ARGUMENTS)
+	@echo "[3/3] bench/run $(ARGUMENTS)"
+	@exec bench/run $(ARGUMENTS)
 
 install:
 	@test -x $(KALSAE) || { echo "error: $(KALSAE) is not there: run 'make build' first" >&2; exit 1; }

@@ -3,6 +3,7 @@
 #include "agent_shim.h"
 #include "bench_shim.h"
 #include "inotify_shim.h"
+#include "instructions_shim.h"
 #include "lab_shim.h"
 #include "ports_shim.h"
 #include "process_shim.h"

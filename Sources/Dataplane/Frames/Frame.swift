@@ -97,6 +97,22 @@ public struct Frame: BitwiseCopyable {
     get { unsafe Octets(unsafe: buffer + Int(start), count: Int(length)) }
   }
 
+  /// The packet's octets with `count` octets of headroom before them, which there must be.
+  @inlinable
+  @inline(__always)
+  @_lifetime(immortal)
+  public func octets(withHeadroom count: Int) -> Octets {
+    precondition(count >= 0 && count <= Int(start))
+    return unsafe Octets(unsafe: buffer + Int(start) - count, count: Int(length) + count)
+  }
+
+  /// Whether the frame is an ordinary one, whole, with a finished checksum.
+  @inlinable
+  public var isFinished: Bool {
+    @inline(__always)
+    get { segmentation == .none && flags.isDisjoint(with: [.checksumPartial, .truncated]) }
+  }
+
   /// The octets that can still be pushed before the packet.
   @inlinable
   public var headroom: Int { Int(start) }
@@ -114,6 +130,16 @@ public struct Frame: BitwiseCopyable {
     wireLength &-= UInt32(truncatingIfNeeded: count)
   }
 
+  /// Leaves `length` octets from `offset` on: pulls headers off, and cuts what follows the packet.
+  @inlinable
+  @inline(__always)
+  public mutating func narrow(from offset: Int, length: Int) {
+    precondition(offset >= 0 && length >= 0 && offset + length <= Int(self.length))
+    start &+= UInt32(truncatingIfNeeded: offset)
+    self.length = UInt32(truncatingIfNeeded: length)
+    wireLength = self.length
+  }
+
   /// Moves the start `count` octets back: makes room for a header, whose octets are whatever lay there.
   @inlinable
   public mutating func push(_ count: Int) {
@@ -121,6 +147,16 @@ public struct Frame: BitwiseCopyable {
     start &-= UInt32(truncatingIfNeeded: count)
     length &+= UInt32(truncatingIfNeeded: count)
     wireLength &+= UInt32(truncatingIfNeeded: count)
+  }
+
+  /// `push` for a frame that is whole.
+  @inlinable
+  @inline(__always)
+  public mutating func wrap(_ count: Int) {
+    precondition(count >= 0 && count <= Int(start))
+    start &-= UInt32(truncatingIfNeeded: count)
+    length &+= UInt32(truncatingIfNeeded: count)
+    wireLength = length
   }
 
   /// Cuts the packet to `count` octets, or lengthens it into the tailroom.

@@ -8,8 +8,7 @@ extension Core {
   mutating func answerARP(
     _ index: Int, headerLength: Int, _ batch: inout FrameBatch, _ tables: borrowing Tables
   ) {
-    var frame = batch[index]
-    let octets = frame.octets
+    let octets = batch[index].octets
     guard let arp = ARPPacket(octets.dropping(headerLength)) else { return drop(index, .badARP, batch) }
     let sender = arp.senderProtocolAddress
     let target = arp.targetProtocolAddress
@@ -29,15 +28,14 @@ extension Core {
     ARPPacket.write(
       to: octets.dropping(headerLength), operation: .reply, senderHardwareAddress: own, senderProtocolAddress: target,
       targetHardwareAddress: asker, targetProtocolAddress: sender)
-    frame.setLength(headerLength + ARPPacket.length)
-    frame.becomeOwn()
-    batch[index] = frame
+    batch[index].setLength(headerLength + ARPPacket.length)
+    batch[index].becomeOwn()
     record(.answered("ARP: \(target) is at \(own)"))
-    output.append(index, to: ingress, contexts)
+    output.appendFinished(index, to: ingress, contexts)
   }
 
   /// Whether the data plane answers on the ingress port for an address.
-  func answersFor(_ address: IPAddress, _ tables: borrowing Tables) -> Bool {
+  mutating func answersFor(_ address: IPAddress, _ tables: borrowing Tables) -> Bool {
     switch PortRole(rawValue: ingressRecord.role) {
     case .pod, .host:
       if tables.gatewayAddresses.find(address) != nil { return true }

@@ -22,7 +22,8 @@ struct Judgement {
 
 extension Core {
   /// Why a packet with this source may not come in where it did; nil: it may (NODE-4).
-  func sourceProblem(_ source: IPAddress, _ context: PacketContext, _ tables: borrowing Tables) -> DropReason? {
+  mutating func sourceProblem(_ source: IPAddress, _ context: PacketContext, _ tables: borrowing Tables) -> DropReason?
+  {
     let isValid =
       switch source {
       case .v4(let address): address.isValidSource
@@ -239,11 +240,11 @@ extension Core {
   }
 
   /// Whether a packet came from the underlay without a tunnel.
-  private func isBareUnderlay(_ index: Int) -> Bool {
+  private mutating func isBareUnderlay(_ index: Int) -> Bool {
     ingressRecord.role == PortRole.underlay.rawValue && contexts[index].tunnel == 0
   }
 
-  private func destinationProblem(
+  private mutating func destinationProblem(
     _ destination: IPAddress, _ tables: borrowing Tables
   ) -> DropReason? {
     switch destination {
@@ -273,7 +274,8 @@ extension Core {
   }
 
   /// Whether the packet is one of a tunnel protocol, which no pod may send (NODE-4).
-  private func isTunnelPacket(_ index: Int, _ batch: borrowing FrameBatch, _ tables: borrowing Tables) -> Bool {
+  private mutating func isTunnelPacket(_ index: Int, _ batch: borrowing FrameBatch, _ tables: borrowing Tables) -> Bool
+  {
     let context = contexts[index]
     switch context.transportProtocol {
     case IPProtocol.ipv4.rawValue, IPProtocol.ipv6.rawValue, IPProtocol.gre.rawValue: return true

@@ -81,9 +81,7 @@ extension Core {
       return
     }
     octets[8] = timeToLive
-    // One less in the upper octet of a word: the checksum grows by as much, with the carry put back.
-    let sum = UInt32(octets[u16: 10]) &+ 0x0100
-    octets[u16: 10] = UInt16(truncatingIfNeeded: sum &+ (sum >> 16))
+    octets.applyChecksum(.hop, at: 10)
   }
 
   /// Puts the hop's headers before the packet and fills in what depends on it.

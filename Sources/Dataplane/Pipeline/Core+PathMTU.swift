@@ -124,6 +124,7 @@ extension Core {
       let mtu = UInt32(max(linkMTU, tunnel.local.family == .ipv4 ? 552 : 1280) - tunnel.overhead)
       for record in Int(hop)...Int(hop) + 1 where mtu < tables.hops.records[record].mtu {
         hopStates[record].learnedMTU = mtu
+        hasLearnedMTU = true
         hopStates[record].learnedUntil = second &+ tables.settings.pathMTULifetime
         hopStates[record].learnedSerial = tables.hops.records[record].serial
       }

@@ -3,7 +3,7 @@ import Addresses
 extension Core {
   /// Whether policy lets a connection be: the source's egress and the destination's ingress (NP-6), by the addresses
   /// before source translation and after destination translation (NP-10).
-  func policyProblem(
+  mutating func policyProblem(
     source: IPAddress, sourcePod: UInt32, destination: IPAddress, destinationPod: UInt32, transport: UInt8,
     port: UInt16, _ tables: borrowing Tables
   ) -> DropReason? {
@@ -34,7 +34,7 @@ extension Core {
   }
 
   /// Whether an address is the own node's of the pod that has another one (NP-7).
-  private func isOwnNode(
+  private mutating func isOwnNode(
     _ address: IPAddress, of podAddress: IPAddress, _ pod: UInt32, _ tables: borrowing Tables
   ) -> Bool {
     if tables.policies.isNode(address, of: pod) { return true }

@@ -113,7 +113,7 @@ extension Core {
   static var localhost: IPAddress { .v4(IPv4Address(127, 0, 0, 1)) }
 
   /// Who a packet is from. What comes from the underlay is from elsewhere, whatever it says.
-  private func origin(of source: IPAddress, _ tables: borrowing Tables) -> ServiceOrigin {
+  private mutating func origin(of source: IPAddress, _ tables: borrowing Tables) -> ServiceOrigin {
     switch PortRole(rawValue: ingressRecord.role) {
     case .pod: return .pod
     case .host: return .node
@@ -125,7 +125,7 @@ extension Core {
   }
 
   /// Whether a source is no pod of the cluster, by the cluster's blocks; without blocks nobody is foreign (KP-34).
-  private func isForeign(_ source: IPAddress, _ tables: borrowing Tables) -> Bool {
+  private mutating func isForeign(_ source: IPAddress, _ tables: borrowing Tables) -> Bool {
     let blocks = tables.settings.clusterCIDRs
     var isOfFamily = false
     for block in blocks where block.family == source.family {

@@ -1,8 +1,11 @@
 import Addresses
 
 /// What all stages share, and the stages behind the look-up.
+///
+/// Methods that only read are `mutating` all the same where packets pass: of a value that is merely borrowed Swift 6.3.1
+/// passes a copy, some 700 octets a call.
 struct Core: ~Copyable {
-  let contexts = Memory<PacketContext>(count: Core.batchLimit)
+  let contexts = PerPacket<PacketContext>()
   var hopStates = Memory<HopState>(count: 256)
   var drops = DropCounters()
   var output = Output()
@@ -27,6 +30,14 @@ struct Core: ~Copyable {
   /// The port that the batch came in by, and its record.
   private(set) var ingress = PortIndex.none
   private(set) var ingressRecord = PortRecord.none
+  /// What plain packets from there begin with.
+  private(set) var link = LinkGuard.none
+  /// The address of the node that a tunnel packet of this batch was last sent to: most are sent to the same.
+  var lastLocal: IPv4Address?
+  /// Whether plain packets take the fast path; without it they go the general way, with the same result.
+  var usesFastPath = true
+  /// Whether some hop's path has taught a smaller MTU than its link has.
+  var hasLearnedMTU = false
 
   var isTracing = false
   var trace: [TraceEvent] = []
@@ -36,12 +47,13 @@ struct Core: ~Copyable {
     random = RandomSource(seed: seed)
   }
 
-  /// The most frames of a batch.
+  /// The most frames of a batch: places in it have room in 8 bits.
   static var batchLimit: Int { FrameBatch.standardCapacity }
 
   /// Sets the clock and makes room for what the tables hold by now.
   mutating func begin(at now: UInt64, _ tables: borrowing Tables) {
     scratch.reset()
+    lastLocal = nil
     hopStates.grow(to: tables.hops.records.count)
     drops.reserve(ports: tables.ports.records.count)
     output.reserve(ports: tables.ports.records.count)
@@ -57,6 +69,8 @@ struct Core: ~Copyable {
   mutating func enter(_ port: PortIndex, _ tables: borrowing Tables) {
     ingress = port
     ingressRecord = tables.ports.records[Int(port.rawValue)]
+    // Whoever traces sees every decision, and only the general way tells of them.
+    link = usesFastPath && !isTracing ? LinkGuard(ingressRecord) : .none
   }
 
   /// Counts a packet that goes no further.

@@ -2,20 +2,43 @@ import Addresses
 
 /// The packets of one family in the batch that want a flow, and the flows.
 struct Family<Key: FlowKey>: ~Copyable {
-  let keys = Memory<Key>(count: Core.batchLimit)
-  var list = FrameList(capacity: Core.batchLimit)
-  private var misses = FrameList(capacity: Core.batchLimit)
+  let keys = PerPacket<Key>()
+  var list = PacketList()
+  /// Where the flows of the listed packets are.
+  let positions = PerPacket<Int32>()
+  private var misses = PacketList()
   var flows: FlowState<Key>
 
   init(limit: Int) { flows = FlowState(limit: limit) }
 
   /// Looks up the flows of the listed packets and sends on those that have one; the rest are classified, in order.
+  ///
+  /// Positions are found for all first: where a probe goes on to the next slot, several of them wait for memory at once.
   mutating func lookUp(_ core: inout Core, _ batch: inout FrameBatch, _ tables: borrowing Tables) {
     if list.isEmpty { return }
-    let epoch = tables.epoch
     for number in 0..<list.count {
       let index = list[number]
       let position = flows.table.find(keys[index], core.contexts[index].hash)
+      positions[number] = Int32(truncatingIfNeeded: position)
+    }
+    sendKnown(&core, &batch, tables)
+    list.removeAll()
+    if misses.isEmpty { return }
+    for number in 0..<misses.count { classify(misses[number], &core, &batch, tables) }
+    misses.removeAll()
+  }
+
+  /// Sends on the listed packets whose flows are known and current; the rest are noted. Sending enters no flow and takes
+  /// none out, so that positions hold.
+  private mutating func sendKnown(_ core: inout Core, _ batch: inout FrameBatch, _ tables: borrowing Tables) {
+    let epoch = tables.epoch
+    var number = 0
+    while true {
+      if core.link.isUsable { number = sendPlain(from: number, &core, &batch, tables) }
+      guard number < list.count else { return }
+      let index = list[number]
+      let position = Int(positions[number])
+      number += 1
       if position >= 0, flows.table.slots[position].epoch == epoch,
         core.contexts[index].tcpFlags & 0x12 != 0x02 || !flows.isReopened(position)
       {
@@ -25,14 +48,10 @@ struct Family<Key: FlowKey>: ~Copyable {
         misses.append(index)
       }
     }
-    list.removeAll()
-    if misses.isEmpty { return }
-    for number in 0..<misses.count { classify(misses[number], &core, &batch, tables) }
-    misses.removeAll()
   }
 
   /// Counts a packet of a known flow, rewrites it and sends it on.
-  @inline(__always)
+  @inline(never)
   private mutating func send(
     _ index: Int, _ position: Int, _ core: inout Core, _ batch: inout FrameBatch, _ tables: borrowing Tables
   ) {
@@ -97,7 +116,7 @@ struct Family<Key: FlowKey>: ~Copyable {
       flows.removeConnection(of: slot.key)
       return slot.isReply ? drop(index, .noEndpoint, &core, batch) : -1
     }
-    if !flows.isPolicyCurrent(position, tables.policies), let problem = reviewPolicy(position, core, tables) {
+    if !flows.isPolicyCurrent(position, tables.policies), let problem = reviewPolicy(position, &core, tables) {
       flows.removeConnection(of: slot.key)
       return drop(index, problem, &core, batch)
     }
@@ -125,7 +144,7 @@ struct Family<Key: FlowKey>: ~Copyable {
 
   /// Asks the policies again about an established connection; nil: they still let it be.
   private func reviewPolicy(
-    _ position: Int, _ core: borrowing Core, _ tables: borrowing Tables
+    _ position: Int, _ core: inout Core, _ tables: borrowing Tables
   ) -> DropReason? {
     let connection = flows.connections.places[Int(flows.table.slots[position].connection)]
     let source = connection.forward.sourceAddress

@@ -4,6 +4,12 @@ struct Output: ~Copyable {
   private var heads = Memory<Int32>(count: 64)
   private var tails = Memory<Int32>(count: 64)
   private var touched = FrameList(capacity: 4096)
+  /// The finished packets at the head of one port's chain, so to speak: most of a batch leave by one port, and need no
+  /// chain. What must come behind a packet that is in the port's chain goes into the chain too.
+  private var main = FrameList()
+  private var mainPort = -1
+  /// `mainPort` as long as its packets may be listed; else -1.
+  private var openPort = -1
   private var list = FrameList()
   private var segments = FrameBatch(capacity: 64)
   private var segmentList = FrameList(capacity: 64)
@@ -15,8 +21,10 @@ struct Output: ~Copyable {
   }
 
   @inline(__always)
-  mutating func append(_ index: Int, to port: PortIndex, _ contexts: borrowing Memory<PacketContext>) {
+  mutating func append(_ index: Int, to port: PortIndex, _ contexts: borrowing PerPacket<PacketContext>) {
     let number = Int(port.rawValue)
+    // From now on this port's packets are chained.
+    if number == openPort { openPort = -1 }
     contexts[index].next = -1
     let tail = tails[number]
     if tail == 0 {
@@ -28,12 +36,26 @@ struct Output: ~Copyable {
     tails[number] = Int32(truncatingIfNeeded: index) + 1
   }
 
+  /// The same for a packet that no port has to finish.
+  @inline(__always)
+  mutating func appendFinished(_ index: Int, to port: PortIndex, _ contexts: borrowing PerPacket<PacketContext>) {
+    let number = Int(port.rawValue)
+    if number == openPort { return main.append(index) }
+    if mainPort < 0, tails[number] == 0 {
+      mainPort = number
+      openPort = number
+      return main.append(index)
+    }
+    append(index, to: port, contexts)
+  }
+
   /// Hands every port its packets. What a port cannot carry unfinished is finished first: checksums are completed,
   /// super-frames cut (TUN-9).
   mutating func flush(
-    _ batch: inout FrameBatch, _ contexts: borrowing Memory<PacketContext>, _ tables: borrowing Tables,
+    _ batch: inout FrameBatch, _ contexts: borrowing PerPacket<PacketContext>, _ tables: borrowing Tables,
     _ ports: borrowing PortSet, _ drops: inout DropCounters, _ now: UInt64
   ) {
+    flushMain(&batch, ports, &drops, now)
     for position in 0..<touched.count {
       let number = touched[position]
       let index = PortIndex(UInt16(truncatingIfNeeded: number))
@@ -62,6 +84,25 @@ struct Output: ~Copyable {
     touched.removeAll()
   }
 
+  private mutating func flushMain(
+    _ batch: inout FrameBatch, _ ports: borrowing PortSet, _ drops: inout DropCounters, _ now: UInt64
+  ) {
+    guard mainPort >= 0 else { return }
+    if let port = ports[PortIndex(UInt16(truncatingIfNeeded: mainPort))] {
+      swap(&main, &list)
+      send(port, &batch, &drops, now)
+      swap(&main, &list)
+    } else {
+      for position in 0..<main.count {
+        let frame = batch[main[position]]
+        drops.add(.portDown, at: frame.port, frame: frame, timestamp: now)
+      }
+    }
+    main.removeAll()
+    mainPort = -1
+    openPort = -1
+  }
+
   /// Hands over what is listed.
   private mutating func send(
     _ port: any Port, _ batch: inout FrameBatch, _ drops: inout DropCounters, _ now: UInt64
@@ -78,7 +119,8 @@ struct Output: ~Copyable {
   /// Finishes a packet that came unfinished.
   private mutating func finish(
     _ index: Int, _ port: any Port, _ capabilities: PortCapabilities, _ batch: inout FrameBatch,
-    _ contexts: borrowing Memory<PacketContext>, _ tables: borrowing Tables, _ drops: inout DropCounters, _ now: UInt64
+    _ contexts: borrowing PerPacket<PacketContext>, _ tables: borrowing Tables, _ drops: inout DropCounters,
+    _ now: UInt64
   ) {
     let frame = batch[index]
     let hop = Int(contexts[index].hop)

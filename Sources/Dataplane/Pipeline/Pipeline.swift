@@ -31,10 +31,24 @@ public struct Pipeline: ~Copyable {
     // What waits goes before what has come since.
     if !core.waiting.isEmpty { drainWaiting(tables, ports) }
     core.enter(port, tables)
-    for index in 0..<batch.count { parse(index, &batch, tables) }
-    finish(&batch, tables, ports)
+    // In parts that stay in the first-level cache from stage to stage, and are long enough to wait for memory once.
+    var start = 0
+    while start < batch.count {
+      let end = min(start + Pipeline.partLength, batch.count)
+      if core.link.isUsable {
+        parsePlain(start..<end, &batch, tables)
+      } else {
+        for index in start..<end { parse(index, &batch, tables) }
+      }
+      v4.lookUp(&core, &batch, tables)
+      v6.lookUp(&core, &batch, tables)
+      start = end
+    }
+    core.flush(&batch, tables, ports)
     drainReady(tables, ports)
   }
+
+  private static var partLength: Int { 64 }
 
   /// What has to happen as time passes, packets or not: flows expire, held packets go out or are given up. Bounded work.
   public mutating func tick(at now: UInt64, _ tables: borrowing Tables, _ ports: borrowing PortSet) {

@@ -93,7 +93,7 @@ struct WaitingRoom: ~Copyable {
   /// Lists what need not wait any longer, oldest first, with its contexts at the same positions. Its memory stays until
   /// `release()`.
   mutating func collect(
-    into batch: inout FrameBatch, _ contexts: borrowing Memory<PacketContext>, at now: UInt64,
+    into batch: inout FrameBatch, _ contexts: borrowing PerPacket<PacketContext>, at now: UInt64,
     _ tables: borrowing Tables
   ) {
     outcomes.removeAll(keepingCapacity: true)

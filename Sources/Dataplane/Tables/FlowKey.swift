@@ -43,29 +43,53 @@ protocol FlowRewrite: BitwiseCopyable, Sendable {
   var destinationAddress: IPAddress { get }
   /// What the new addresses do to a checksum that covers them.
   var addresses: ChecksumDelta { get }
+  /// The length of the network-layer header of a plain packet.
+  static var headerLength: Int { get }
+  /// Gives a plain packet, which is not translated, another time to live.
+  static func countDown(_ octets: Octets, timeToLive: UInt8)
+  /// Gives a plain packet the new values and another time to live: one less. The transport's checksum is at `checksum`.
+  func applyPlain(to octets: Octets, timeToLive: UInt8, checksum: Int, isTCP: Bool)
   /// Writes the new values into a packet whose network-layer header is at the start of `octets`.
   func apply(to octets: Octets, _ context: PacketContext, isPartial: Bool)
   /// The same for a packet that an error quotes, of which perhaps only the first octets are there.
   func applyToQuoted(_ octets: Octets, transport offset: Int, _ carried: UInt8, isPartial: Bool)
 }
 
-/// What keys of both families have.
+/// What keys of both families have, in one word: it is written and compared whole.
 struct FlowKeyTail: BitwiseCopyable, Equatable, Sendable {
+  /// From the lowest bit on: ports, transport, flags, zone.
+  private(set) var word: UInt64
+
+  @inline(__always)
+  init(ports: UInt32 = 0, transport: UInt8 = 0, flags: UInt8 = 0, zone: UInt16 = 0) {
+    word = UInt64(ports) | UInt64(transport) << 32 | UInt64(flags) << 40 | UInt64(zone) << 48
+  }
+
   /// Source and destination port (or the identifier of an ICMP query, twice) as they lie in the packet.
-  var ports: UInt32 = 0
-  var transport: UInt8 = 0
-  var flags: UInt8 = 0
-  var zone: UInt16 = 0
+  var ports: UInt32 {
+    @inline(__always) get { UInt32(truncatingIfNeeded: word) }
+    @inline(__always) set { word = word & ~0xffff_ffff | UInt64(newValue) }
+  }
+
+  var transport: UInt8 {
+    @inline(__always) get { UInt8(truncatingIfNeeded: word >> 32) }
+    @inline(__always) set { word = word & ~(0xff << 32) | UInt64(newValue) << 32 }
+  }
+
+  var flags: UInt8 {
+    @inline(__always) get { UInt8(truncatingIfNeeded: word >> 40) }
+    @inline(__always) set { word = word & ~(0xff << 40) | UInt64(newValue) << 40 }
+  }
+
+  var zone: UInt16 {
+    @inline(__always) get { UInt16(truncatingIfNeeded: word >> 48) }
+    @inline(__always) set { word = word & ~(0xffff << 48) | UInt64(newValue) << 48 }
+  }
 
   /// Every key in use has this flag, so that none is all zero.
   static var used: UInt8 { 0x80 }
   /// An ICMP reply: the answers to A's queries and B's own queries with the same identifier are different flows.
   static var icmpReply: UInt8 { 0x01 }
-
-  @inline(__always)
-  var word: UInt64 {
-    UInt64(ports) | UInt64(transport) << 32 | UInt64(flags) << 40 | UInt64(zone) << 48
-  }
 
   var isQuery: Bool { transport == 1 || transport == 58 }
 

@@ -34,6 +34,24 @@ struct FlowRewrite4: FlowRewrite {
 
   var destinationAddress: IPAddress { .v4(IPv4Address(rawValue: destination.byteSwapped)) }
 
+  static var headerLength: Int { IPv4Header.length }
+
+  @inline(__always)
+  static func countDown(_ octets: Octets, timeToLive: UInt8) {
+    octets[8] = timeToLive
+    octets[u16Native: 10] = ChecksumDelta.hop.appliedOnce(to: octets[u16Native: 10])
+  }
+
+  @inline(__always)
+  func applyPlain(to octets: Octets, timeToLive: UInt8, checksum: Int, isTCP: Bool) {
+    octets[8] = timeToLive
+    octets[u16Native: 10] = (addresses.plus(.hop)).appliedOnce(to: octets[u16Native: 10])
+    octets[u32Native: 12] = source
+    octets[u32Native: 16] = destination
+    octets[u32Native: IPv4Header.length] = ports
+    mendPlainTransport(octets, at: checksum, transport, isTCP: isTCP)
+  }
+
   @inline(__always)
   func apply(to octets: Octets, _ context: PacketContext, isPartial: Bool) {
     octets[u32Native: 12] = source
@@ -87,6 +105,22 @@ struct FlowRewrite6: FlowRewrite {
     .v6(IPv6Address(high: destination.0.byteSwapped, low: destination.1.byteSwapped))
   }
 
+  static var headerLength: Int { IPv6Header.length }
+
+  @inline(__always)
+  static func countDown(_ octets: Octets, timeToLive: UInt8) { octets[7] = timeToLive }
+
+  @inline(__always)
+  func applyPlain(to octets: Octets, timeToLive: UInt8, checksum: Int, isTCP: Bool) {
+    octets[7] = timeToLive
+    octets[u64Native: 8] = source.0
+    octets[u64Native: 16] = source.1
+    octets[u64Native: 24] = destination.0
+    octets[u64Native: 32] = destination.1
+    octets[u32Native: IPv6Header.length] = ports
+    mendPlainTransport(octets, at: checksum, transport, isTCP: isTCP)
+  }
+
   @inline(__always)
   func apply(to octets: Octets, _ context: PacketContext, isPartial: Bool) {
     octets[u64Native: 8] = source.0
@@ -102,6 +136,19 @@ struct FlowRewrite6: FlowRewrite {
     octets[u64Native: 24] = destination.0
     octets[u64Native: 32] = destination.1
     rewriteQuoted(octets, offset, carried, ports: ports, addresses: addresses, all: transport, isPartial: isPartial)
+  }
+}
+
+/// Mends the transport checksum of a plain packet.
+@inline(__always)
+private func mendPlainTransport(_ octets: Octets, at offset: Int, _ delta: ChecksumDelta, isTCP: Bool) {
+  let old = octets[u16Native: offset]
+  let new = delta.appliedOnce(to: old)
+  if isTCP {
+    octets[u16Native: offset] = new
+  } else if old != 0 {
+    // TUN-9: none stays none, and a computed 0 is written as 0xffff.
+    octets[u16Native: offset] = new == 0 ? 0xffff : new
   }
 }
 

@@ -10,7 +10,7 @@ struct FlowSlot<Key: FlowKey>: BitwiseCopyable {
   /// Seconds of the pipeline's clock.
   var lastSeen: UInt32
   var octets: UInt64
-  private var packetsLow: UInt32 = 0
+  private(set) var packetsLow: UInt32 = 0
   private var packetsHigh: UInt16 = 0
   var isReply: Bool
   /// Whether `rewrite` changes anything.
@@ -43,6 +43,14 @@ struct FlowSlot<Key: FlowKey>: BitwiseCopyable {
     if packetsLow == 0 { packetsHigh &+= 1 }
   }
 
+  /// Counts a packet that is neither the first nor one that carries over: see `packetsLow`.
+  @inline(__always)
+  mutating func countPlain(octets length: UInt32, second: UInt32) {
+    lastSeen = second
+    octets &+= UInt64(length)
+    packetsLow &+= 1
+  }
+
   /// Where packets go after the rewrite.
   var routedAddress: IPAddress { rewrites ? rewrite.destinationAddress : key.destinationAddress }
 }
@@ -62,6 +70,11 @@ struct FlowTable<Key: FlowKey>: ~Copyable {
     let size = min(4096, max(64, (limit * 2).nextPowerOfTwo))
     slots = Memory(count: size)
     mask = size - 1
+  }
+
+  /// Whether the slots in use fit into a core's second-level cache, so that waiting for one costs less than coming back.
+  var isSmall: Bool {
+    @inline(__always) get { count <= 1 << 15 }
   }
 
   var isFull: Bool { count + 2 > limit }

@@ -100,6 +100,11 @@ extension HopRecord {
     serial = 0
     identifier = hop.tunnel?.identifier ?? 0
     template = Template()
+    let isPiped = options.contains(.pipeDSCP)
+    trafficClassMask = isPiped ? 3 : 0xff
+    plainSum = 0
+    plainStart = 0x4500_0000 | UInt32(isPiped ? (hop.tunnel?.dscp ?? 0) << 2 : 0) << 16 | UInt32(overhead)
+    plain = HopRecord.plain(hop).rawValue
 
     var octets = [UInt8](repeating: 0, count: HopRecord.templateSize)
     let innerType: EtherType = inner == .ipv4 ? .ipv4 : .ipv6
@@ -156,12 +161,31 @@ extension HopRecord {
     }
     self.length = UInt16(length)
     headerSum = sum.folded
+    sum.add(overhead)
+    plainSum = sum.folded.bigEndian
     withOctets(&octets) { all in
       template.words = (
         all[u64Native: 0], all[u64Native: 8], all[u64Native: 16], all[u64Native: 24], all[u64Native: 32],
         all[u64Native: 40], all[u64Native: 48], all[u64Native: 56], all[u64Native: 64], all[u64Native: 72],
         all[u64Native: 80]
       )
+    }
+  }
+}
+
+extension HopRecord {
+  /// Whether the fast path may send to a hop, and how.
+  private static func plain(_ hop: Hop) -> PlainHop {
+    guard hop.destination != nil else { return .no }
+    guard let tunnel = hop.tunnel else { return .link }
+    guard hop.linkMTU <= 65535, tunnel.local.family == .ipv4, tunnel.options.subtracting(.pipeDSCP).isEmpty else {
+      return .no
+    }
+    switch tunnel.encapsulation {
+    case .none: return .no
+    case .ipip: return .ipip
+    case .gre: return .gre
+    case .vxlan, .geneve: return .udp
     }
   }
 }
@@ -194,7 +218,10 @@ struct HopTable: ~Copyable {
 
   /// Says that a neighbour did not answer: packets to the hop are refused until it is updated.
   mutating func fail(_ index: HopIndex) {
-    for record in Int(index)...Int(index) + 1 { records[record].neighbour = NeighbourState.failed.rawValue }
+    for record in Int(index)...Int(index) + 1 {
+      records[record].neighbour = NeighbourState.failed.rawValue
+      records[record].plain = PlainHop.no.rawValue
+    }
   }
 
   mutating func remove(_ index: HopIndex) {

@@ -18,7 +18,22 @@ public enum NeighbourState: UInt8, Sendable {
   case failed = 2
 }
 
-/// What the packet path knows of a next hop: where to send, and the octets to push before the network-layer header.
+/// How the fast path puts a hop's headers before a packet. What is not here goes the general way.
+enum PlainHop: UInt8 {
+  /// Not by the fast path: the neighbour is not known, or the headers depend on more than the packet's length and hash.
+  case no
+  /// An Ethernet header.
+  case link
+  /// An outer IPv4 header.
+  case ipip
+  /// The same and GRE without options.
+  case gre
+  /// The same and UDP without a checksum, VXLAN or Geneve, Ethernet.
+  case udp
+}
+
+/// What the packet path knows of a next hop: where to send, and the octets to push before the network-layer header. Two
+/// cache lines, of which the second holds all that most headers need.
 struct HopRecord: BitwiseCopyable {
   /// Where `template` ends: it is right-aligned, so that one copy of fixed size puts it before the packet.
   /// The longest is Ethernet, IPv6, UDP, VXLAN or Geneve, Ethernet: 84 octets.
@@ -46,6 +61,15 @@ struct HopRecord: BitwiseCopyable {
   var serial: UInt32
   /// The VNI or GRE key, for display.
   var identifier: UInt32
+  /// What the fast path does with packets to this hop; `encapsulation`, `neighbour` and `options` in one.
+  var plain: PlainHop.RawValue
+  /// The bits of the inner traffic class that the outer header takes over: all, or ECN alone (TUN-5, TUN-6).
+  var trafficClassMask: UInt8
+  private var padding: (UInt8, UInt16) = (0, 0)
+  /// `headerSum` as a number, with the overhead added.
+  var plainSum: UInt16
+  /// The first four octets of the outer IPv4 header as a number: version, traffic class, overhead for a length.
+  var plainStart: UInt32
   var template: Template
 
   struct Template: BitwiseCopyable {
@@ -53,6 +77,21 @@ struct HopRecord: BitwiseCopyable {
       (
         UInt64, UInt64, UInt64, UInt64, UInt64, UInt64, UInt64, UInt64, UInt64, UInt64, UInt64
       ) = (0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
+
+    /// The last 64 octets: enough for all headers over IPv4.
+    typealias Line = (UInt64, UInt64, UInt64, UInt64, UInt64, UInt64, UInt64, UInt64)
+    @inline(__always)
+    var line: Line {
+      (words.3, words.4, words.5, words.6, words.7, words.8, words.9, words.10)
+    }
+    /// The last 48 octets.
+    @inline(__always)
+    var short: (UInt64, UInt64, UInt64, UInt64, UInt64, UInt64) {
+      (words.5, words.6, words.7, words.8, words.9, words.10)
+    }
+    /// The last 16 octets: enough for an Ethernet header.
+    @inline(__always)
+    var link: (UInt64, UInt64) { (words.9, words.10) }
   }
 }
 

@@ -55,11 +55,11 @@ struct Memory<T: BitwiseCopyable>: ~Copyable {
     count = newCount
   }
 
-  /// Asks for the cache line of an element, which will be written.
+  /// Asks for the cache line of an element, which will be written. Not checked: asking for memory that is not there does
+  /// nothing.
   @inline(__always)
   func prefetch(_ index: Int) {
-    precondition(index >= 0 && index < count)
-    unsafe kalsae_prefetch_write(base + index)
+    unsafe kalsae_prefetch_write(UnsafeRawPointer(base) + index &* MemoryLayout<T>.stride)
   }
 
   /// The octets of one element.
@@ -70,4 +70,55 @@ struct Memory<T: BitwiseCopyable>: ~Copyable {
     return unsafe _overrideLifetime(
       Octets(unsafe: UnsafeMutableRawPointer(base + index), count: MemoryLayout<T>.stride), borrowing: self)
   }
+}
+
+/// One element for each packet of a batch, at most `Core.batchLimit`: a number of elements that the compiler knows, so
+/// that an index which is small by its type, or by the loop that it comes from, needs no check.
+@safe
+struct PerPacket<T: BitwiseCopyable>: ~Copyable {
+  private let base: UnsafeMutablePointer<T>
+
+  init() {
+    guard let raw = unsafe kalsae_map(PerPacket.size) else { fatalError("out of memory for a batch of \(T.self)") }
+    unsafe base = raw.bindMemory(to: T.self, capacity: Core.batchLimit)
+  }
+
+  deinit { unsafe kalsae_unmap(base, PerPacket.size) }
+
+  private static var size: Int { (Core.batchLimit * MemoryLayout<T>.stride + 4095) & ~4095 }
+
+  subscript(_ index: Int) -> T {
+    @inline(__always) get {
+      precondition(UInt(bitPattern: index) < UInt(Core.batchLimit))
+      return unsafe base[index]
+    }
+    @inline(__always) nonmutating set {
+      precondition(UInt(bitPattern: index) < UInt(Core.batchLimit))
+      unsafe base[index] = newValue
+    }
+    @inline(__always) nonmutating _modify {
+      precondition(UInt(bitPattern: index) < UInt(Core.batchLimit))
+      yield unsafe &base[index]
+    }
+  }
+}
+
+/// Positions in a batch, in order.
+struct PacketList: ~Copyable {
+  private let indices = PerPacket<UInt8>()
+  private(set) var count = 0
+
+  var isEmpty: Bool { count == 0 }
+
+  subscript(_ position: Int) -> Int {
+    @inline(__always) get { Int(indices[position]) }
+  }
+
+  @inline(__always)
+  mutating func append(_ index: Int) {
+    indices[count] = UInt8(truncatingIfNeeded: index)
+    count &+= 1
+  }
+
+  mutating func removeAll() { count = 0 }
 }

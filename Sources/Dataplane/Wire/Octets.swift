@@ -137,6 +137,15 @@ public struct Octets: ~Escapable {
     }
   }
 
+  /// Copies `length` octets of `bytes` from `start` on to `offset`.
+  public func copy(from bytes: [UInt8], at start: Int, count length: Int, to offset: Int) {
+    precondition(start >= 0 && length >= 0 && start + length <= bytes.count)
+    check(offset, length)
+    unsafe bytes.withUnsafeBytes { source in
+      if let first = source.baseAddress { unsafe (base + offset).copyMemory(from: first + start, byteCount: length) }
+    }
+  }
+
   /// Sets `length` octets at `offset` to `value`.
   @inlinable
   public func fill(_ value: UInt8 = 0, from offset: Int, count length: Int) {

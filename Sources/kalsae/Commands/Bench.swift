@@ -23,7 +23,8 @@ struct PipelineBenchCommand: ParsableCommand {
       Packets go through the code that live ports call, with tables that the compiler made: 1,000 nodes; 1,000 services
       with 10 endpoints; 1,000 policy rules where the case has policy. The time is that of the pipeline alone, in
       nanoseconds a packet: the least, the median and the most of several windows. Take the least: it is what is left
-      when nobody disturbs. What comes out is checked to the octet before and after.
+      when nobody disturbs. What comes out is checked before and after. Instructions are shown where the processor
+      counts them for this process.
       """)
 
   @Option(
@@ -35,14 +36,23 @@ struct PipelineBenchCommand: ParsableCommand {
   @Option(help: ArgumentHelp("Numbers of flows, separated by commas, such as 1,10k,1M.", valueName: "n"))
   var flows = "10k"
 
-  @Option(help: ArgumentHelp("Octets of the frames before any tunnel, separated by commas.", valueName: "octets"))
+  @Option(
+    help: ArgumentHelp(
+      "Octets of the frames before any tunnel, separated by commas, such as 64,1500,64k.", valueName: "octets"))
   var size = "64"
 
   @Option(help: ArgumentHelp("Windows that are measured.", valueName: "n"))
   var windows = 9
 
+  @Option(help: ArgumentHelp("Milliseconds that a window has at least, in the pipeline.", valueName: "n"))
+  var milliseconds = 60
+
   @Option(help: "How the result is written.")
   var output: Format = .text
+
+  @Option(
+    help: ArgumentHelp("Also draws the result as an SVG document into a file.", valueName: "file"), completion: .file())
+  var svg: String?
 
   enum Format: String, ExpressibleByArgument, CaseIterable {
     case text
@@ -52,20 +62,24 @@ struct PipelineBenchCommand: ParsableCommand {
 
   func validate() throws {
     guard (1...1000).contains(windows) else { throw ValidationError("--windows: give a number from 1 to 1000") }
+    guard (0...10_000).contains(milliseconds) else {
+      throw ValidationError("--milliseconds: give a number from 0 to 10000")
+    }
   }
 
   func run() throws {
     let chosen = try selectedCases()
     var results: [PipelineResult] = []
     var progress = ProgressLine()
-    if output == .csv { try Standard.output("case,flows,size,nsMin,nsMedian,nsMax,mpps\n") }
+    if output == .csv { try Standard.output("case,flows,size,nsMin,nsMedian,nsMax,mpps,instructions\n") }
     for bench in chosen {
       for flows in try numbers(flows, "--flows", 1...4_000_000) {
         for size in try numbers(size, "--size", 64...65_535) {
           progress.show { _ in "\(bench.name), \(flows) flows…" }
           let result: PipelineResult
           do {
-            result = try PipelineBench.run(bench, flows: flows, size: size, windows: windows)
+            result = try PipelineBench.run(
+              bench, flows: flows, size: size, windows: windows, milliseconds: milliseconds)
           } catch {
             throw Failure(.difference, "bench: \(error)")
           }
@@ -83,6 +97,31 @@ struct PipelineBenchCommand: ParsableCommand {
       try Standard.output(String(decoding: try encoder.encode(results), as: UTF8.self) + "\n")
     case .csv: break
     }
+    if let svg { try write(chart(results).svg, to: svg) }
+  }
+
+  private func write(_ text: String, to path: String) throws(Failure) {
+    do {
+      try Data(text.utf8).write(to: URL(filePath: path), options: .atomic)
+    } catch {
+      throw Failure(.io, "\(path): cannot write the chart: give a file in a directory that you may write to (\(error))")
+    }
+  }
+
+  private func chart(_ results: [PipelineResult]) -> BarChart {
+    let sizes = Set(results.map(\.size)).sorted()
+    return BarChart(
+      title: "Kalsae's pipeline in memory, one core",
+      subtitle:
+        "Frames of \(sizes.map(String.init).joined(separator: ", ")) octets, batches of \(PipelineBench.batch); "
+        + "bar: the best of \(windows) windows, line: to the median",
+      unit: "nanoseconds a packet",
+      rows: results.map { result in
+        BarChart.Row(
+          sizes.count > 1 ? "\(result.case), \(result.size)" : result.case,
+          series: "\(short(UInt64(result.flows))) flows",
+          value: result.nsMin, high: result.nsMedian)
+      })
   }
 
   private func selectedCases() throws -> [PipelineCase] {
@@ -114,15 +153,17 @@ struct PipelineBenchCommand: ParsableCommand {
 
   private func csv(_ result: PipelineResult) -> String {
     "\(result.case),\(result.flows),\(result.size),\(rounded(result.nsMin)),\(rounded(result.nsMedian)),"
-      + "\(rounded(result.nsMax)),\(rounded(result.mpps))"
+      + "\(rounded(result.nsMax)),\(rounded(result.mpps)),\(result.instructions.map(rounded) ?? "")"
   }
 
   private func table(_ results: [PipelineResult]) -> String {
-    var table = TextTable(["CASE", ">FLOWS", ">SIZE", ">NS MIN", ">NS MEDIAN", ">NS MAX", ">MPPS"])
+    var table = TextTable([
+      "CASE", ">FLOWS", ">SIZE", ">NS MIN", ">NS MEDIAN", ">NS MAX", ">MPPS", ">INSTRUCTIONS",
+    ])
     for result in results {
       table.add([
         result.case, "\(result.flows)", "\(result.size)", rounded(result.nsMin), rounded(result.nsMedian),
-        rounded(result.nsMax), rounded(result.mpps),
+        rounded(result.nsMax), rounded(result.mpps), result.instructions.map(rounded) ?? "-",
       ])
     }
     return table.text

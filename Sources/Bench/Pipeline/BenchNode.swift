@@ -29,6 +29,10 @@ final class BenchNode {
   static let podAddress = IPv4Address(10, 244, 0, 2)
   static let podAddress6 = IPv6Address("fd00:244::2")!
   static let nodeAddress = IPv4Address(192, 168, 0, 1)
+  static let podMAC = pod.macAddress!
+  private static let pod = Pod(
+    metadata: ObjectMetadata(name: "pod", namespace: "default", labels: ["app": "bench"]), nodeName: "bench",
+    addresses: [.v4(podAddress), .v6(podAddress6)], phase: .running)
   static let underlayMAC = MACAddress("02:00:00:00:00:01")!
   static let mtu = 65_535
 
@@ -36,10 +40,8 @@ final class BenchNode {
 
   init(_ shape: Shape) {
     self.shape = shape
-    let pod = Pod(
-      metadata: ObjectMetadata(name: "pod", namespace: "default", labels: ["app": "bench"]), nodeName: "bench",
-      addresses: [.v4(BenchNode.podAddress), .v6(BenchNode.podAddress6)], phase: .running)
-    podMAC = pod.macAddress!
+    let pod = BenchNode.pod
+    podMAC = BenchNode.podMAC
     compiler.apply(Change.ordered(BenchNode.resources(shape, pod).map(Change.upsert)))
     let (compiler, path, podSink, underlaySink) = (compiler, path, podSink, underlaySink)
     (self.pod, underlay) = path.change { tables in

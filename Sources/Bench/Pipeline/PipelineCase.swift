@@ -55,33 +55,35 @@ public struct PipelineCase: Sendable {
     PipelineCase("service+policy+vxlan", .service, tunnel: .vxlan, services: 1000, rules: 1000),
     PipelineCase("vxlan-decap+policy", .receive, tunnel: .vxlan, rules: 1000),
     PipelineCase("arp-reply", .arp),
+    PipelineCase("new-flow-service", .newFlow, services: 1000),
     PipelineCase("new-flow", .newFlow, services: 1000, rules: 1000),
     PipelineCase("reject", .reject, services: 1000, endpoints: 0),
   ]
 
-  /// The packets of `flows` flows, in frames of `size` octets before any tunnel.
-  func packets(_ node: BenchNode, flows: Int, size: Int) -> [[UInt8]] {
+  /// The packets of `flows` flows, in frames of `size` octets before any tunnel. Not for `reply`, whose packets are the
+  /// answers to others.
+  func packets(_ node: BenchNode, flows: Int, size: Int) -> PacketSet {
     switch kind {
-    case .arp: return [Packets.arpRequest(from: node)]
+    case .arp: PacketSet(count: 1) { _ in Packets.arpRequest(from: node) }
     case .send:
-      return (0..<flows).map { flow in
+      PacketSet(count: flows) { flow in
         Packets.udp(
           pod(isIPv6), remote(flow), ports: ports(flow), size: size, sourceMAC: node.podMAC,
           destinationMAC: PodAttachment.hostMAC)
       }
-    case .service, .newFlow, .reject:
-      return (0..<flows).map { flow in
+    case .service, .newFlow, .reject, .reply:
+      PacketSet(count: flows) { flow in
         Packets.udp(
-          pod(false), .v4(BenchNode.clusterIP(flow % shape.services)), ports: (ports(flow).0, 53), size: size,
-          sourceMAC: node.podMAC, destinationMAC: PodAttachment.hostMAC)
+          pod(false), .v4(BenchNode.clusterIP(flow % shape.services)),
+          ports: (UInt16(1024 + flow / shape.services % 64_000), 53), size: size, sourceMAC: node.podMAC,
+          destinationMAC: PodAttachment.hostMAC)
       }
     case .receive:
-      return (0..<flows).map { flow in
+      PacketSet(count: flows) { flow in
         let inner = Packets.udp(
           remote(flow), pod(false), ports: ports(flow), size: size, sourceMAC: .zero, destinationMAC: .zero)
         return Packets.encapsulated(inner, shape.tunnel ?? .vxlan, from: flow % shape.peers)
       }
-    case .reply: return []
     }
   }
 

@@ -1,0 +1,45 @@
+/// The header of a whole IPv4 packet without options, read in three words, each once.
+///
+/// The octets of a word are counted from its lowest bits, so that the first of them is `word & 0xff` on every machine.
+struct PlainIPv4 {
+  private let head: UInt32
+  private let middle: UInt64
+  /// Source and destination address as they lie in the packet.
+  let addresses: UInt64
+
+  static var length: Int { 20 }
+
+  /// Nil where the packet is anything else, or wrong: the general way says what.
+  @inline(__always)
+  init?(_ octets: Octets) {
+    guard octets.count >= PlainIPv4.length else { return nil }
+    let first = octets[u32Native: 0]
+    let second = octets[u64Native: 4]
+    addresses = octets[u64Native: 12]
+    head = UInt32(littleEndian: first)
+    middle = UInt64(littleEndian: second)
+    // Version 4, five words, and in the third word of 16 bits neither "more fragments" nor an offset.
+    guard head & 0xff == 0x45, middle & 0xff3f_0000 == 0, totalLength >= PlainIPv4.length, totalLength <= octets.count
+    else { return nil }
+    // The one's complement sum in 64 bits: 2^16 and 2^64 are both 1 modulo 65535, so it is right when that divides it.
+    let (a, carryA) = second.addingReportingOverflow(addresses)
+    let (b, carryB) = a.addingReportingOverflow(UInt64(first) &+ (carryA ? 1 : 0))
+    guard (b &+ (carryB ? 1 : 0)) % 0xffff == 0 else { return nil }
+  }
+
+  var trafficClass: UInt8 {
+    @inline(__always) get { UInt8(truncatingIfNeeded: head >> 8) }
+  }
+  var totalLength: Int {
+    @inline(__always) get { Int(UInt16(truncatingIfNeeded: head >> 16).byteSwapped) }
+  }
+  var dontFragment: Bool {
+    @inline(__always) get { middle & 0x0040_0000 != 0 }
+  }
+  var timeToLive: UInt8 {
+    @inline(__always) get { UInt8(truncatingIfNeeded: middle >> 32) }
+  }
+  var transport: UInt8 {
+    @inline(__always) get { UInt8(truncatingIfNeeded: middle >> 40) }
+  }
+}

@@ -1,0 +1,57 @@
+import Testing
+
+@testable import Bench
+
+@Suite(
+  "Benchmarks of the pipeline", .serialized,
+  .enabled(if: !_isDebugAssertConfiguration(), "compiles a thousand nodes and services a case: only in a release build")
+)
+struct ReleasePipelineBenchTests {
+  @Test("Every case runs, and what comes out passes its check", arguments: PipelineCase.all.map(\.name))
+  func runs(_ name: String) throws {
+    let bench = try #require(PipelineCase.all.first { $0.name == name })
+    let result = try PipelineBench.run(bench, flows: 700, size: 64, windows: 2, milliseconds: 0)
+    #expect(result.case == name)
+    #expect(result.nsMin > 0 && result.nsMin <= result.nsMedian && result.nsMedian <= result.nsMax)
+    #expect(result.mpps > 0)
+  }
+
+  /// A check that lets wrong packets pass is worth nothing: every bit of the output counts, but for what a sender may
+  /// choose.
+  @Test(
+    "The check of a case finds every wrong bit",
+    arguments: ["forward", "ipip-encap", "vxlan-encap", "gre-encap", "geneve-encap", "vxlan-decap", "service+vxlan"])
+  func checks(_ name: String) throws {
+    let bench = try #require(PipelineCase.all.first { $0.name == name })
+    let rig = try PipelineRig(bench, flows: 4, size: 64)
+    let (input, output) = try #require(rig.sample())
+    try #require(PipelineCheck.problem(bench, input, output) == nil)
+    var missed: Set<Int> = []
+    for position in output.indices {
+      for bit in 0..<8 {
+        var wrong = output
+        wrong[position] ^= 1 << UInt8(bit)
+        if PipelineCheck.problem(bench, input, wrong) == nil { missed.insert(position) }
+      }
+    }
+    // The source port of VXLAN and Geneve spreads flows.
+    #expect(missed.isSubset(of: name.contains("encap") || name.contains("+") ? [34, 35] : []))
+  }
+}
+
+@Suite("Charts")
+struct ChartTests {
+  @Test("A chart is an SVG document with a bar and a label for each row")
+  func chart() {
+    let chart = BarChart(
+      title: "a < b & c", subtitle: "s", unit: "ns",
+      rows: [.init("one", series: "x", value: 3), .init("two", series: "y", value: 7.25, high: 9)])
+    let text = chart.svg
+    #expect(text.hasPrefix("<svg xmlns=\"http://www.w3.org/2000/svg\""))
+    #expect(text.hasSuffix("</svg>\n"))
+    #expect(text.contains("a &lt; b &amp; c"))
+    // Two bars, two legends, the background.
+    #expect(text.split(separator: "<rect").count - 1 == 5)
+    #expect(text.contains(">one</text>") && text.contains(">7.3</text>"))
+  }
+}

@@ -1,0 +1,196 @@
+import Addresses
+import Ports
+import Testing
+
+@testable import Dataplane
+
+/// Two nodes alike, of which one never takes the fast path: whatever comes in, the same must come out of both, and the
+/// same be counted, dropped and remembered.
+private struct Twins {
+  let fast: Bench
+  let plain: Bench
+  /// The other node, which wraps packets for them.
+  let peer: Bench
+  let frontends: [IPAddress]
+
+  init(
+    _ encapsulation: Encapsulation, mtu: Int = 1500, tunnel configure: @escaping (inout Tunnel) -> Void = { _ in },
+    settings change: @escaping (inout Settings) -> Void = { _ in }
+  ) {
+    let benches = (0..<2).map { _ in
+      Bench(
+        encapsulation, mtu: mtu, tunnel: configure,
+        settings: {
+          $0.nodeAddress4 = Bench.node4(1).v4
+          $0.icmpErrorRate = 1_000_000
+          $0.icmpErrorBurst = 1_000_000
+          change(&$0)
+        })
+    }
+    (fast, plain) = (benches[0], benches[1])
+    peer = Bench(node: 2, encapsulation, mtu: mtu, tunnel: configure, settings: change)
+    frontends = [fast.vip(.ipv4, 1), fast.vip(.ipv4, 2)]
+    for bench in benches {
+      for (number, endpoints) in [[bench.remote(10), bench.remote(11)], [bench.pod(11)]].enumerated() {
+        for transport in [Transport.udp, .tcp] {
+          let service = bench.addService(
+            "s\(number)-\(transport)", endpoints.map { ServicePort.Endpoint($0, 8080) })
+          bench.setFrontend(.clusterIP, frontends[number], Wire(family: .ipv4, transport: transport), service)
+        }
+      }
+      bench.pipeline.isTracing = false
+      // Bent packets are passed on as they are.
+      bench.validates = false
+    }
+    plain.pipeline.core.usesFastPath = false
+  }
+
+  func send(_ frames: [MemoryFrame], at port: PortIndex) {
+    let (a, b) = (fast.send(frames, at: port), plain.send(frames, at: port))
+    #expect(a.drops == b.drops)
+    #expect(Set(a.frames.keys) == Set(b.frames.keys))
+    for port in b.frames.keys where a.octets(port) != b.octets(port) {
+      Issue.record("by port \(port.rawValue): \(a.octets(port).map(hex)) instead of \(b.octets(port).map(hex))")
+    }
+  }
+
+  func expectSameFlows() {
+    func sorted(_ bench: Bench) -> [String] { bench.pipeline.flows().map { "\($0)" }.sorted() }
+    #expect(sorted(fast) == sorted(plain))
+    #expect(fast.pipeline.flowStatistics == plain.pipeline.flowStatistics)
+  }
+}
+
+@Suite("Fast path")
+struct FastPathTests {
+  static let ways: [(String, Encapsulation, HopOptions)] =
+    Encapsulation.allCases.map { ("\($0)", $0, []) } + [
+      ("VXLAN with pipe DSCP", .vxlan, .pipeDSCP), ("VXLAN with uniform TTL", .vxlan, .uniformTTL),
+      ("VXLAN with a UDP checksum", .vxlan, .udpChecksum), ("GRE with all fields", .gre, [.greChecksum, .greSequence]),
+    ]
+
+  @Test(
+    "TUN-1, TUN-5, TUN-6, TUN-9, NODE-4: random packets by the fast path and by the general one: the same octets, drops and flows",
+    arguments: FastPathTests.ways.indices)
+  func sameAsGeneral(_ way: Int) {
+    let (_, encapsulation, options) = FastPathTests.ways[way]
+    let twins = Twins(
+      encapsulation,
+      tunnel: {
+        $0.options = options
+        $0.dscp = 11
+      },
+      settings: { $0.uniformTTL = options.contains(.uniformTTL) })
+    var random = SeededGenerator(UInt64(7 + way))
+    for _ in 0..<400 {
+      let count = Int.random(in: 1...8, using: &random)
+      switch random.next() % 4 {
+      case 0:
+        let frames = (0..<count).map { _ in frame(bench: twins.peer, to: twins.fast, twins, &random) }
+        let wrapped = twins.peer.send(frames, at: twins.peer.podA).frames[twins.peer.underlay] ?? []
+        twins.send(wrapped.map { bent($0, &random) }, at: twins.fast.underlay)
+      default:
+        let frames = (0..<count).map { _ in
+          bent(frame(bench: twins.fast, to: twins.peer, twins, &random), &random)
+        }
+        twins.send(frames, at: random.next() % 8 == 0 ? twins.fast.podB : twins.fast.podA)
+      }
+      change(twins, &random)
+    }
+    twins.expectSameFlows()
+    #expect(twins.fast.pipeline.flowCount > 20)
+  }
+
+  /// A packet of a pod, of one of few flows, so that most are known.
+  private func frame(bench: Bench, to other: Bench, _ twins: Twins, _ random: inout SeededGenerator) -> MemoryFrame {
+    let fields = IPFields(
+      tos: Int.random(in: 0...255, using: &random) * Int(random.next() % 2),
+      ttl: [64, 64, 255, 2, 1, 0][Int(random.next() % 6)], identification: Int.random(in: 0...65535, using: &random),
+      dontFragment: random.next() % 4 != 0, more: random.next() % 32 == 0,
+      options: random.next() % 32 == 0 ? [1, 1, 1, 0] : [])
+    let isService = random.next() % 2 == 0
+    let destination =
+      isService && bench.own == 1
+      ? twins.frontends[Int(random.next() % 2)]
+      : [other.pod(10), other.pod(11), bench.pod(11)][Int(random.next() % 3)]
+    let ports = (1000 + Int(random.next() % 6), isService ? 80 : 2000 + Int(random.next() % 3))
+    let payload = random.bytes(Int.random(in: 0...40, using: &random) + (random.next() % 40 == 0 ? 1480 : 0))
+    let packet: [UInt8]
+    if random.next() % 2 == 0 {
+      packet = udp(
+        bench.pod(10), destination, from: ports.0, to: ports.1, payload, checksum: random.next() % 8 != 0, with: fields)
+    } else {
+      let flags = [Flag.ack, Flag.ack | Flag.psh, Flag.ack, Flag.syn, Flag.fin | Flag.ack, Flag.rst]
+      packet = tcp(
+        bench.pod(10), destination, from: ports.0, to: ports.1, flags[Int(random.next() % 6)], payload, with: fields)
+    }
+    var frame = MemoryFrame(bench.fromPod(packet))
+    // Ethernet's padding.
+    if random.next() % 4 == 0 { frame.octets += random.bytes(Int(random.next() % 12)) }
+    if random.next() % 8 == 0 { frame.checksumVerified = true }
+    frame.wireLength = frame.octets.count
+    return frame
+  }
+
+  /// Some frames are not as they should be.
+  private func bent(_ frame: MemoryFrame, _ random: inout SeededGenerator) -> MemoryFrame {
+    var frame = frame
+    guard random.next() % 3 == 0 else { return frame }
+    switch random.next() % 5 {
+    case 0:
+      frame.octets[Int(random.next() % UInt64(min(frame.octets.count, 90)))] ^= 1 << UInt8(random.next() % 8)
+    case 1: frame.octets.removeLast(Int.random(in: 1...min(60, frame.octets.count), using: &random))
+    case 2: frame.octets += random.bytes(Int.random(in: 1...30, using: &random))
+    default:
+      // One octet of the headers, and the checksum of the outer one made right again.
+      guard frame.octets.count >= 34 else { break }
+      let position = 14 + Int(random.next() % UInt64(min(frame.octets.count - 14, 70)))
+      frame.octets[position] = UInt8(truncatingIfNeeded: random.next())
+      if frame.octets[14] == 0x45 {
+        var header = Array(frame.octets[14..<34])
+        rechecksum(&header)
+        frame.octets.replaceSubrange(14..<34, with: header)
+      }
+    }
+    frame.wireLength = frame.octets.count
+    return frame
+  }
+
+  /// What happens to tables and time between packets.
+  private func change(_ twins: Twins, _ random: inout SeededGenerator) {
+    let choice = random.next() % 60
+    let port = PortIndex(UInt16(random.next() % 2))
+    for bench in [twins.fast, twins.plain] {
+      switch choice {
+      case 0: bench.tables.setRoute(Route(IPPrefix("10.244.2.0/24")!, hops: [bench.hop]))
+      case 1: bench.tables.failHop(bench.hop)
+      case 2, 3:
+        if let hop = bench.tables.hop(bench.hop) { bench.tables.updateHop(bench.hop, hop) }
+      case 4: bench.tick(30)
+      case 5:
+        // The path has a smaller MTU by now: an error about a tunnel packet says so.
+        let tunnel = ip(bench.node(), bench.otherNode(), 4, udp(bench.pod(10), bench.remote(10)))
+        let error = icmp(bench.otherNode(), bench.node(), 3, 4, rest: 600, tunnel)
+        bench.send(bench.fromNode(error), at: bench.underlay)
+      case 6:
+        if let description = bench.tables.port(port) { bench.tables.updatePort(port, description) }
+      default: bench.now += 1_000_000
+      }
+    }
+  }
+
+  @Test("One hop less and a translation give the IPv4 header the checksum that computing it anew gives")
+  func countDown() {
+    var random = SeededGenerator(3)
+    for round in 0..<20_000 {
+      var packet = ip(
+        IPAddress("10.\(round & 255).3.4")!, IPAddress("10.0.0.\(round >> 8)")!, 17, [],
+        with: IPFields(
+          tos: Int(random.next() & 255), ttl: 2 + Int(random.next() % 250), identification: Int(random.next() & 0xffff))
+      )
+      let expected = hopped(packet)
+      withOctets(&packet) { FlowRewrite4.countDown($0, timeToLive: $0[8] - 1) }
+      #expect(packet == expected)
+    }
+  }
+}
