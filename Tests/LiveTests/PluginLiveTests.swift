@@ -138,10 +138,11 @@ struct PluginLiveTests {
     // An address that cannot be given.
     wrong.ipam = nil
     wrong.more = #", "runtimeConfig": {"ips": ["192.0.2.1/24"]}"#
-    #expect(try add("one", nil, wrong.configuration) == 111)
+    let unavailable = try add("one", nil, wrong.configuration)
+    #expect(unavailable == 111)
     #expect(try world.leftovers(world.a).isEmpty)
     // The interface is somebody's already, whoever made it.
-    try one.ip("link add eth0 type dummy")
+    try one.ip("link add eth0 type veth peer name wire")
     #expect(try add() == 100)
     try one.ip("link del eth0")
     try world.a.add("one", to: one)

@@ -169,12 +169,12 @@ struct ServiceHealthTests {
     }
     let result = try client.wait(timeout: .seconds(30))
     #expect(result.isSuccess && result.standardOutput.hasPrefix("intact"), "\(result.standardError)")
-    // The changes were taken in, all along.
+    // The changes were taken in, all along: several of one file at once count once.
     let log = test.cluster.logText(of: test.a)
     let taken = log.ranges(of: "manifests: ").reduce(0) { sum, range in
       sum + (Int(log[range.upperBound...].prefix { $0.isNumber }) ?? 0)
     }
-    #expect(changes >= seconds * 50 && taken >= changes / 2, "\(changes) changes, \(taken) taken in")
+    #expect(changes >= seconds * 50 && taken >= seconds * 10, "\(changes) changes, \(taken) taken in")
     try test.cluster.settle()
     #expect(try ServicePeer.names(test.a.pods[0].namespace, ServiceTests.vip4, 80, count: 1) == ["b1"])
     print("\(changes) changes in \(seconds) s, \(taken) objects taken in; the client: \(result.standardOutput)")

@@ -46,12 +46,14 @@ extension LiveSubject {
     let (from, to) = back ? (pods[1], pods[0]) : (pods[0], pods[1])
     let server = try to.namespace.spawn("iperf3", "-s", "-1", "-J", "-B", "\(to.address)")
     defer { server.terminate() }
-    // The server says nothing when it listens; a refused connection does.
+    // iperf3 knows whole seconds only, and 0 means without end. The server says nothing when it listens; a refused
+    // connection does.
     var result: ProcessResult?
     try waitUntil("\(name): iperf3 to connect", timeout: .seconds(5), every: .milliseconds(20)) {
       let run = try from.namespace.run(
         [
-          "iperf3", "-c", "\(to.address)", "-B", "\(from.address)", "-t", "\(seconds)", "-P", "\(streams)", "-C",
+          "iperf3", "-c", "\(to.address)", "-B", "\(from.address)", "-t", "\(max(1, Int(seconds.rounded(.up))))", "-P",
+          "\(streams)", "-C",
           "cubic", "-J", "--connect-timeout", "2000",
         ], timeout: .seconds(seconds + 20))
       result = run
