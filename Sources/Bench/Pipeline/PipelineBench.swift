@@ -52,6 +52,13 @@ public enum PipelineBench {
       case: bench.name, flows: flows, size: size, nsMin: times[0], nsMedian: times[times.count / 2],
       nsMax: times[times.count - 1], mpps: 1000 / times[0], instructions: instructions)
   }
+
+  /// Nanoseconds of the monotonic clock.
+  static func now() -> UInt64 {
+    var time = timespec()
+    unsafe clock_gettime(CLOCK_MONOTONIC, &time)
+    return UInt64(time.tv_sec) * 1_000_000_000 + UInt64(time.tv_nsec)
+  }
 }
 
 /// A case set up: the node, and the packets that are sent through it again and again.
@@ -95,9 +102,9 @@ final class PipelineRig {
       }
       source.refill(isWhole: bench.kind == .reject)
       counter?.start()
-      let start = now()
+      let start = PipelineBench.now()
       _ = lane.poll(port, at: .at(1_000_000_000))
-      spent += now() - start
+      spent += PipelineBench.now() - start
       counter?.stop()
       done += 1
     }
@@ -161,11 +168,5 @@ final class PipelineRig {
       throw BenchFailure(description: "only \(asked.count) of \(packets.count) connections were opened")
     }
     return PacketSet(count: packets.count) { Packets.answer(to: asked[$0]) }
-  }
-
-  private func now() -> UInt64 {
-    var time = timespec()
-    unsafe clock_gettime(CLOCK_MONOTONIC, &time)
-    return UInt64(time.tv_sec) * 1_000_000_000 + UInt64(time.tv_nsec)
   }
 }
