@@ -52,7 +52,7 @@ let package = Package(
 
     // The hot path: one module, because the optimiser stops at module walls.
     .target(name: "Dataplane", dependencies: ["Addresses", "CDataplane"], swiftSettings: strict),
-    .target(name: "Ports", dependencies: ["Dataplane", "CLinux", "CPcap"], swiftSettings: strict),
+    .target(name: "Ports", dependencies: ["Addresses", "Dataplane", "CLinux", "CPcap"], swiftSettings: strict),
 
     // Desired state.
     .target(name: "Model", dependencies: ["Addresses"], swiftSettings: strict),
@@ -74,6 +74,7 @@ let package = Package(
     .target(
       name: "Agent",
       dependencies: [
+        "Dataplane", "Model", "Addresses",
         "Datastore", "Compiler", "Node", "IPAM", "CNI", "Ports", "EBPF", "CLinux", logging,
         .product(name: "FlyingFox", package: "FlyingFox"), .product(name: "FlyingSocks", package: "FlyingFox"),
       ], swiftSettings: strict),
@@ -82,39 +83,54 @@ let package = Package(
     .executableTarget(
       name: "kalsae-cni", dependencies: ["CNI", "CLinux"], swiftSettings: strict, linkerSettings: selfContained),
     .target(
-      name: "Bench", dependencies: ["Compiler", "Ports", "EBPF", "IPAM", "Lab", "CLinux"], swiftSettings: strict),
+      name: "Bench",
+      dependencies: ["Dataplane", "Model", "Addresses", "Compiler", "Ports", "EBPF", "IPAM", "Lab", "CLinux"],
+      swiftSettings: strict),
     .target(name: "Lab", dependencies: ["Addresses", "CLinux"], swiftSettings: strict),
     .executableTarget(name: "lab-probe", dependencies: ["Lab"], swiftSettings: strict),
     .executableTarget(
       name: "kalsae",
-      dependencies: ["Agent", "EBPF", "Bench", "CNI", "IPAM", "Replay", "Lab", "CLinux", "Yams", argumentParser],
+      dependencies: [
+        "Model", "Addresses", "Agent", "EBPF", "Bench", "CNI", "IPAM", "Replay", "Lab", "CLinux", "Yams",
+        argumentParser,
+      ],
       swiftSettings: strict),
 
     .testTarget(name: "AddressesTests", dependencies: ["Addresses"], swiftSettings: strict),
     .testTarget(
       name: "DataplaneTests", dependencies: ["Dataplane", "CDataplane", "Addresses", "Ports"], swiftSettings: strict),
-    .testTarget(name: "PortsTests", dependencies: ["Ports", "Lab"], swiftSettings: strict),
+    .testTarget(name: "PortsTests", dependencies: ["Dataplane", "Addresses", "Ports", "Lab"], swiftSettings: strict),
     .testTarget(
       name: "EBPFTests", dependencies: ["EBPF", "CEBPF", "Dataplane", "Addresses", "Lab"], swiftSettings: strict),
-    .testTarget(name: "NodeTests", dependencies: ["Node", "Ports", "Lab"], swiftSettings: strict),
-    .testTarget(name: "AgentTests", dependencies: ["Agent", "Compiler", "Node"], swiftSettings: strict),
+    .testTarget(
+      name: "NodeTests", dependencies: ["CLinux", "Dataplane", "Addresses", "Node", "Ports", "Lab"],
+      swiftSettings: strict),
+    .testTarget(
+      name: "AgentTests", dependencies: ["Dataplane", "Model", "Addresses", "Agent", "Compiler", "Node"],
+      swiftSettings: strict),
     .testTarget(name: "CNITests", dependencies: ["CNI", "Addresses", "Lab"], swiftSettings: strict),
-    .testTarget(name: "ModelTests", dependencies: ["Model", "Datastore", "Reference"], swiftSettings: strict),
+    .testTarget(
+      name: "ModelTests", dependencies: ["Addresses", "Model", "Datastore", "Reference"], swiftSettings: strict),
     .testTarget(
       name: "IPAMTests", dependencies: ["IPAM", "CNI", "Lab", "Model", "Addresses", "kalsae", "kalsae-ipam"],
       swiftSettings: strict),
-    .testTarget(name: "DatastoreTests", dependencies: ["Datastore"], swiftSettings: strict),
+    .testTarget(name: "DatastoreTests", dependencies: ["Model", "Datastore"], swiftSettings: strict),
     // What the rules say of services and policies, slowly and obviously; the compiled tables are held against it.
-    .target(name: "Reference", dependencies: ["Model"], path: "Tests/Support/Reference", swiftSettings: strict),
-    .testTarget(name: "ReferenceTests", dependencies: ["Reference", "Model"], swiftSettings: strict),
+    .target(
+      name: "Reference", dependencies: ["Addresses", "Model"], path: "Tests/Support/Reference", swiftSettings: strict),
+    .testTarget(name: "ReferenceTests", dependencies: ["Addresses", "Reference", "Model"], swiftSettings: strict),
     .testTarget(
       name: "CompilerTests", dependencies: ["Compiler", "Dataplane", "Ports", "Model", "Addresses", "Reference"],
       swiftSettings: strict),
     .testTarget(name: "BenchTests", dependencies: ["Bench"], swiftSettings: strict),
-    .testTarget(name: "ReplayTests", dependencies: ["Replay", "kalsae", "allocation-probe"], swiftSettings: strict),
+    .testTarget(
+      name: "ReplayTests", dependencies: ["Dataplane", "Model", "Addresses", "Replay", "kalsae", "allocation-probe"],
+      swiftSettings: strict),
     .target(name: "CCounting", path: "Tests/Support/CCounting"),
     .executableTarget(
-      name: "allocation-probe", dependencies: ["CCounting", "Replay"], path: "Tests/Support/allocation-probe",
+      name: "allocation-probe",
+      dependencies: ["Compiler", "Ports", "Model", "Dataplane", "Addresses", "CCounting", "Replay"],
+      path: "Tests/Support/allocation-probe",
       swiftSettings: strict),
     .testTarget(
       name: "LiveTests", dependencies: ["Lab", "Addresses", "CNI", "lab-probe", "kalsae"],
