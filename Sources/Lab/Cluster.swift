@@ -331,7 +331,8 @@ public final class Cluster: Sendable {
         throw LabError.failed(command: child.command, status: status, output: trimmed(logText(of: node)))
       }
       guard let text = try? ask("status", node) else { return false }
-      return number("attachedPods", in: text) == node.pods.count
+      // Containers may be there besides.
+      return number("attachedPods", in: text) ?? -1 >= node.pods.count
     }
   }
 

@@ -137,6 +137,7 @@ import Testing
       Pod(metadata: ObjectMetadata(name: "p", namespace: "dev")).resource,
       Service(metadata: ObjectMetadata(name: "s", namespace: "dev")).resource,
       EndpointSlice(metadata: ObjectMetadata(name: "e", namespace: "dev")).resource,
+      IPReservation(metadata: ObjectMetadata(name: "r"), reservedCIDRs: []).resource,
     ]
     #expect(Set(objects.map { $0.object.key.kind }) == Set(Kind.allCases))
     var state = State()

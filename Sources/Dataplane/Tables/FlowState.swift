@@ -88,16 +88,16 @@ struct FlowState<Key: FlowKey>: ~Copyable {
   func setPods(_ position: Int, _ source: UInt32, _ destination: UInt32, _ policies: borrowing PolicyTable) {
     let index = Int(table.slots[position].connection)
     connections.places[index].sourcePod = source
-    connections.places[index].sourceGeneration = policies.records[Int(source)].generation
+    connections.places[index].sourceGeneration = policies.generation(of: source)
     connections.places[index].destinationPod = destination
-    connections.places[index].destinationGeneration = policies.records[Int(destination)].generation
+    connections.places[index].destinationGeneration = policies.generation(of: destination)
   }
 
   /// Whether the policies that let the connection be are still the same.
   func isPolicyCurrent(_ position: Int, _ policies: borrowing PolicyTable) -> Bool {
     let connection = connections.places[Int(table.slots[position].connection)]
-    guard policies.records[Int(connection.sourcePod)].generation == connection.sourceGeneration,
-      policies.records[Int(connection.destinationPod)].generation == connection.destinationGeneration
+    guard policies.generation(of: connection.sourcePod) == connection.sourceGeneration,
+      policies.generation(of: connection.destinationPod) == connection.destinationGeneration
     else { return false }
     // An address that was nobody's may be a pod's by now.
     return (connection.sourcePod != 0 || policies.pod(connection.forward.sourceAddress) == 0)

@@ -55,6 +55,8 @@ struct PolicyTable: ~Copyable {
 
   /// The nodes by their addresses (NP-7).
   private(set) var nodes = AddressTable()
+  /// Advances when an address becomes a node's or ceases to be: any pod may be concerned.
+  private var nodeGeneration: UInt32 = 0
 
   private(set) var identities = Memory<IdentityRecord>(count: 256)
   private(set) var groups = Memory<GroupRecord>(count: 256)
@@ -84,6 +86,10 @@ struct PolicyTable: ~Copyable {
   /// The place of the pod that has an address; 0: none has.
   @inline(__always)
   func pod(_ address: IPAddress) -> UInt32 { pods.find(address) ?? 0 }
+
+  /// Changes with everything that a pod's policies are decided from.
+  @inline(__always)
+  func generation(of pod: UInt32) -> UInt32 { records[Int(pod)].generation &+ nodeGeneration }
 
   /// Whether an address is one of the node that a pod runs on.
   func isNode(_ address: IPAddress, of pod: UInt32) -> Bool {
@@ -223,7 +229,9 @@ struct PolicyTable: ~Copyable {
 
   /// Says which node an address belongs to; 0: none.
   mutating func setNode(_ address: IPAddress, _ node: UInt32) {
+    if (nodes.find(address) ?? 0) == node { return }
     if node == 0 { nodes.remove(address) } else { nodes.insert(address, value: node) }
+    nodeGeneration &+= 1
   }
 
   /// Has flows of the pod that has an address be decided anew.

@@ -243,7 +243,10 @@ extension Tables {
   }
 
   /// Says which node has an address: pods and their own nodes are never kept apart (NP-7). 0: none has it.
-  public mutating func setPolicyNode(_ address: IPAddress, node: UInt32) { policies.setNode(address, node) }
+  public mutating func setPolicyNode(_ address: IPAddress, node: UInt32) {
+    policies.setNode(address, node)
+    advanceEpoch()
+  }
 
   public mutating func removePodPolicy(_ address: IPAddress) {
     policies.removePod(address)
