@@ -64,6 +64,14 @@ public enum PacketCheck {
     return result.split(separator: "\n").count
   }
 
+  /// The packets of a file that match a display filter: a line for each, with its number, addresses and what it is.
+  public static func list(in path: String, filter: String, timeout: Duration = .seconds(120)) throws -> [String] {
+    let columns = ["frame.number", "frame.time_relative", "ip.src", "ipv6.src", "ip.dst", "ipv6.dst", "_ws.col.Info"]
+    let result = try tshark(
+      path, limit: nil, timeout: timeout, ["-Y", filter, "-T", "fields"] + columns.flatMap { ["-e", $0] })
+    return result.split(separator: "\n").map(String.init)
+  }
+
   static func tshark(_ path: String, limit: Int?, timeout: Duration, _ arguments: [String]) throws -> String {
     var command = ["tshark", "-n", "-r", path] + (try restriction())
     for preference in preferences { command += ["-o", preference] }

@@ -342,7 +342,8 @@ struct AgentTests {
     try waitUntil("the listener") { systemd.standardOutput.contains("listening") }
     let agent = try test.a.namespace.spawn(
       "env", "NOTIFY_SOCKET=\(socket)", try builtProgram("kalsae"), "run", "--state", test.cluster.state, "--node",
-      "node-a", "--socket", test.cluster.socket(of: test.a), log: test.cluster.log(of: test.a))
+      "node-a", "--socket", test.cluster.socket(of: test.a), "--data", test.cluster.data(of: test.a),
+      log: test.cluster.log(of: test.a))
     try waitUntil("READY") { systemd.standardOutput.contains("READY=1") }
     try test.cluster.write("broken.yaml", "kind: Pod\n")
     try waitUntil("the complaint") { test.cluster.logText(of: test.a).contains("broken.yaml") }

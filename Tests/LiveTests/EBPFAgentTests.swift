@@ -9,6 +9,9 @@ import Testing
   .enabled(if: Lab.isAvailable && Lab.controlGroupRoot != nil, "needs root and cgroup2"),
   .timeLimit(.minutes(2)))
 struct EBPFAgentTests {
+  /// What is loaded belongs to a node's name, on the whole machine: other tests' agents have other names.
+  private static let nodes: [Cluster.NodePlan] = [.init("x"), .init("y")]
+
   private func kalsae(_ test: TestCluster, _ arguments: String...) throws -> ProcessResult {
     try test.lab.runUnchecked([try builtProgram("kalsae")] + arguments)
   }
@@ -18,8 +21,8 @@ struct EBPFAgentTests {
     try test.lab.spawn(
       [
         "nsenter", "--net=\(node.namespace.path)", try builtProgram("kalsae"), "run", "--state", test.cluster.state,
-        "--node", node.name, "--socket",
-        test.cluster.socket(of: node), "--cgroup", group,
+        "--node", node.name, "--socket", test.cluster.socket(of: node), "--data", test.cluster.data(of: node),
+        "--cgroup", group,
       ], log: test.cluster.log(of: node))
   }
 
@@ -43,14 +46,14 @@ struct EBPFAgentTests {
     metadata: {name: web-1, namespace: demo, labels: {kubernetes.io/service-name: web}}
     addressType: IPv4
     ports: [{name: http, port: 8080, protocol: TCP}]
-    endpoints: [{addresses: [\(endpoint)], nodeName: node-b, conditions: {ready: true}}]
+    endpoints: [{addresses: [\(endpoint)], nodeName: node-y, conditions: {ready: true}}]
 
     """
   }
 
   @Test("KP-20 KP-21 KP-22 KP-23 HTTP from a pod and from the node reaches the endpoint; SIGTERM leaves nothing")
   func http() throws {
-    let test = try TestCluster("ebpf")
+    let test = try TestCluster("ebpf", EBPFAgentTests.nodes)
     defer { test.lab.cleanUp() }
     let group = try test.lab.controlGroup()
     try test.cluster.configureNodes("ebpf: required")
@@ -121,7 +124,7 @@ struct EBPFAgentTests {
 
   @Test("Required, but not to be had: the agent does not start, and says why")
   func required() throws {
-    let test = try TestCluster("ebpfno")
+    let test = try TestCluster("ebpfno", EBPFAgentTests.nodes)
     defer { test.lab.cleanUp() }
     try test.cluster.configureNodes("ebpf: required")
     let agent = try startAgent(test, test.a, group: "/tmp")
@@ -131,7 +134,7 @@ struct EBPFAgentTests {
 
   @Test("Loaded without an agent, shown, and unloaded without a trace")
   func commands() throws {
-    let test = try TestCluster("ebpfcmd")
+    let test = try TestCluster("ebpfcmd", EBPFAgentTests.nodes)
     defer { test.lab.cleanUp() }
     defer { _ = try? kalsae(test, "ebpf", "unload", "--node", test.a.name) }
     let group = try test.lab.controlGroup()
@@ -142,9 +145,9 @@ struct EBPFAgentTests {
     ]).standardOutput
     // The node's network namespace and that of the TAP pod; the other pod's manifest names none.
     #expect(loaded == "loaded: 1 service ports, 4 frontends, 1 endpoints; 2 network namespaces; 10 of 10 hooks\n")
-    #expect(try kalsae(test, "ebpf", "status", "-o", "json").standardOutput.contains("\"node\" : \"node-a\""))
+    #expect(try kalsae(test, "ebpf", "status", "-o", "json").standardOutput.contains("\"node\" : \"node-x\""))
     #expect(
-      try kalsae(test, "ebpf", "unload", "--node", test.a.name).standardOutput == "unloaded: node node-a\n")
+      try kalsae(test, "ebpf", "unload", "--node", test.a.name).standardOutput == "unloaded: node node-x\n")
     #expect(try kalsae(test, "ebpf", "dump", "flows", "--node", test.a.name).status == .exited(66))
     #expect(
       try kalsae(test, "ebpf", "load", "--state", "/nowhere", "--node", "x").status == .exited(66))
