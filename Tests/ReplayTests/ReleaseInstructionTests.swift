@@ -11,7 +11,7 @@ private let valgrind = ["/usr/bin/valgrind", "/usr/local/bin/valgrind"].first {
   .enabled(if: !_isDebugAssertConfiguration(), "counts what the optimiser leaves: only in a release build"),
   .enabled(if: valgrind != nil, "needs valgrind: tools/bootstrap --test"))
 struct ReleaseInstructionTests {
-  /// A packet of a known flow by the fast path; by the general way it is twice as many and more.
+  /// A packet of a known flow. The bounds are what it costs today and a little more, not what is wanted.
   @Test(
     "A packet costs no more instructions than this",
     arguments: [("service+policy+vxlan", 400), ("forward", 330), ("vxlan-decap", 560)])
