@@ -62,7 +62,7 @@ public enum PipelineBench {
 }
 
 /// A case set up: the node, and the packets that are sent through it again and again.
-final class PipelineRig {
+package final class PipelineRig {
   private let bench: PipelineCase
   private let node: BenchNode
   private let source: SourcePort
@@ -70,7 +70,7 @@ final class PipelineRig {
   /// The batches in which every flow has its turn at least once.
   let lap: Int
 
-  init(_ bench: PipelineCase, flows: Int, size: Int) throws(BenchFailure) {
+  package init(_ bench: PipelineCase, flows: Int, size: Int) throws(BenchFailure) {
     self.bench = bench
     node = BenchNode(bench.shape)
     node.path.change { tables in
@@ -117,7 +117,7 @@ final class PipelineRig {
   }
 
   /// A packet of the first batch, and what became of it.
-  func sample() -> (input: [UInt8], output: [UInt8])? {
+  package func sample() -> (input: [UInt8], output: [UInt8])? {
     let (sent, received) = pass()
     guard let input = sent.first, let output = received.first else { return nil }
     return (input, output)

@@ -4,9 +4,9 @@ import Dataplane
 import Model
 
 /// Whether a packet came out as it should: read with the views, but decided apart from the pipeline.
-enum PipelineCheck {
+package enum PipelineCheck {
   /// What is wrong with `output`, which `input` became; nil: nothing.
-  static func problem(_ bench: PipelineCase, _ input: [UInt8], _ output: [UInt8]) -> String? {
+  package static func problem(_ bench: PipelineCase, _ input: [UInt8], _ output: [UInt8]) -> String? {
     var input = input
     var output = output
     return withOctets(&input) { sent in

@@ -6,7 +6,7 @@ import Testing
 @Suite(
   "Scale, optimised",
   .enabled(if: !_isDebugAssertConfiguration(), "many packets: only in a release build"))
-struct ReleaseScaleTests {
+struct ScaleTests {
   @Test("A flood of first packets evicts nothing that is established, needs no memory, and every eviction is counted")
   func flood() throws {
     let result = try FlowsBench.run(flows: 50_000, flood: 1_000_000, limit: 20_000, established: 8000) { _ in }

@@ -10,7 +10,7 @@ private let valgrind = ["/usr/bin/valgrind", "/usr/local/bin/valgrind"].first {
   "Instructions, optimised", .serialized,
   .enabled(if: !_isDebugAssertConfiguration(), "counts what the optimiser leaves: only in a release build"),
   .enabled(if: valgrind != nil, "needs valgrind: tools/bootstrap --test"))
-struct ReleaseInstructionTests {
+struct InstructionTests {
   /// A packet of a known flow. The bounds are what it costs today and a little more, not what is wanted.
   @Test(
     "A packet costs no more instructions than this",

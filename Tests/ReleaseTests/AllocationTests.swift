@@ -17,7 +17,7 @@ private struct Counts {
 @Suite(
   "Allocations and reference counting, optimised",
   .enabled(if: !_isDebugAssertConfiguration(), "counts what the optimiser leaves: only in a release build"))
-struct ReleaseAllocationTests {
+struct AllocationTests {
   @Test("The hot loop allocates nothing and counts no references for each packet: forwarding, VXLAN in and out")
   func hotLoop() throws {
     let lines = try probe(packets: 1_000_000)
@@ -49,7 +49,9 @@ struct ReleaseAllocationTests {
     let process = Process()
     process.executableURL = URL(filePath: "/proc/self/exe").resolvingSymlinksInPath().deletingLastPathComponent()
       .appending(path: "allocation-probe")
-    process.arguments = [GoldenCase.folder.appending(path: "vxlan-over-ipv4/state").path, String(packets)]
+    let state = URL(filePath: #filePath).deletingLastPathComponent().deletingLastPathComponent()
+      .appending(path: "Golden/vxlan-over-ipv4/state")
+    process.arguments = [state.path, String(packets)]
     let pipe = Pipe()
     process.standardOutput = pipe
     try process.run()

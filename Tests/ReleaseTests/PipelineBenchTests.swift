@@ -1,12 +1,11 @@
+import Bench
 import Testing
-
-@testable import Bench
 
 @Suite(
   "Benchmarks of the pipeline", .serialized,
   .enabled(if: !_isDebugAssertConfiguration(), "compiles a thousand nodes and services a case: only in a release build")
 )
-struct ReleasePipelineBenchTests {
+struct PipelineBenchTests {
   @Test("Every case runs, and what comes out passes its check", arguments: PipelineCase.all.map(\.name))
   func runs(_ name: String) throws {
     let bench = try #require(PipelineCase.all.first { $0.name == name })
@@ -36,22 +35,5 @@ struct ReleasePipelineBenchTests {
     }
     // The source port of VXLAN and Geneve spreads flows.
     #expect(missed.isSubset(of: name.contains("encap") || name.contains("+") ? [34, 35] : []))
-  }
-}
-
-@Suite("Charts")
-struct ChartTests {
-  @Test("A chart is an SVG document with a bar and a label for each row")
-  func chart() {
-    let chart = BarChart(
-      title: "a < b & c", subtitle: "s", unit: "ns",
-      rows: [.init("one", series: "x", value: 3), .init("two", series: "y", value: 7.25, high: 9)])
-    let text = chart.svg
-    #expect(text.hasPrefix("<svg xmlns=\"http://www.w3.org/2000/svg\""))
-    #expect(text.hasSuffix("</svg>\n"))
-    #expect(text.contains("a &lt; b &amp; c"))
-    // Two bars, two legends, the background.
-    #expect(text.split(separator: "<rect").count - 1 == 5)
-    #expect(text.contains(">one</text>") && text.contains(">7.3</text>"))
   }
 }
