@@ -151,8 +151,13 @@ if Context.environment["KALSAE_RELEASE_TESTS"] != nil {
 if Context.environment["KALSAE_FUZZ"] != nil {
   package.targets += [
     .target(name: "CFuzz", path: "Fuzz/CFuzz"),
+    .target(name: "FuzzEntry", path: "Fuzz/Entry", swiftSettings: strict),
     .executableTarget(
-      name: "kalsae-fuzz", dependencies: ["CFuzz", "Replay", "Datastore", "Ports", "Dataplane"], path: "Fuzz/Targets",
+      name: "kalsae-fuzz-wire", dependencies: ["FuzzEntry", "Dataplane", "Addresses"], path: "Fuzz/Wire",
       swiftSettings: strict),
+    .executableTarget(
+      name: "kalsae-fuzz",
+      dependencies: ["FuzzEntry", "CFuzz", "Replay", "Datastore", "Ports", "Dataplane", "Addresses"],
+      path: "Fuzz/Targets", swiftSettings: strict),
   ]
 }

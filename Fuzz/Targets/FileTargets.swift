@@ -1,6 +1,7 @@
 import CFuzz
 import Dataplane
 import Datastore
+import FuzzEntry
 import Glibc
 import Ports
 import Replay

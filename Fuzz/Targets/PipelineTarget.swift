@@ -1,6 +1,7 @@
 import Addresses
 import CFuzz
 import Dataplane
+import FuzzEntry
 import Glibc
 import Ports
 import Replay
