@@ -58,7 +58,8 @@ public final class CapturePort: Port {
         detail: code == 0 ? String(decoding: detail, as: UTF8.self) : nil,
         remedy: code == 0
           ? "give a pcap or pcapng file; `file \(path)` tells what it is"
-          : code == ENOENT ? "no such file" : code == EACCES || code == EPERM ? "make the file readable" : nil)
+          : code == ENOENT
+            ? "check the spelling of its path" : code == EACCES || code == EPERM ? "make the file readable" : nil)
     }
     let type = unsafe pcap_datalink(capture)
     guard let linkLayer = LinkLayer(linkType: type) else {
