@@ -356,9 +356,10 @@ public final class Cluster: Sendable {
   /// - Parameter when: `Always` or `CrossSubnet`.
   /// - Parameter extraOverhead: what tunnels take beyond the usual, as the nodes' configuration has it.
   public func setMode(
-    _ mode4: Mode, ipv6 mode6: Mode = .direct, when: String = "Always", extraOverhead: Int = 0
+    _ mode4: Mode, ipv6 mode6: Mode = .direct, when: String = "Always", extraOverhead: Int = 0,
+    natOutgoing: Bool = false
   ) throws {
-    try writePools(mode4, mode6, when: when)
+    try writePools(mode4, mode6, when: when, natOutgoing: natOutgoing)
     let modes = Set([mode4, mode6]).subtracting([.direct]).map { "\"\($0.rawValue)\"" }
     for node in nodes where node.runsAgent {
       let mtu = min(podMTU(mode4), podMTU(mode6)) - (underlayMTU - mtuOfUnderlay(node)) - extraOverhead

@@ -24,16 +24,19 @@ public struct PluginRuntime: Sendable {
     self.addresses = addresses
   }
 
+  /// The section "ipam" as it is.
+  public var addressing: String {
+    ipam ?? """
+      {"type": "host-local", "dataDir": "\(addresses)", "ranges": [[{"subnet": "\(node.block4)"}], [{"subnet": "\(node.block6)"}]]}
+      """
+  }
+
   /// The configuration as a runtime derives it for the plugin.
   public var configuration: String {
-    let section =
-      ipam ?? """
-        {"type": "host-local", "dataDir": "\(addresses)", "ranges": [[{"subnet": "\(node.block4)"}], [{"subnet": "\(node.block6)"}]]}
-        """
-    return """
-      {"cniVersion": "\(version)", "name": "\(network)", "type": "kalsae-cni", "agentSocket": "\(socket)",
-       "dataDirectory": "\(dataDirectory)", "ipam": \(section)\(more)}
-      """
+    """
+    {"cniVersion": "\(version)", "name": "\(network)", "type": "kalsae-cni", "agentSocket": "\(socket)",
+     "dataDirectory": "\(dataDirectory)", "ipam": \(addressing)\(more)}
+    """
   }
 
   /// Runs the plugin. `arguments`: of CNI_ARGS.

@@ -10,11 +10,14 @@ import Testing
   .enabled(if: Containerd.isInstalled, "needs containerd, runc and busybox (Debian: containerd, busybox-static)"),
   .timeLimit(.minutes(4)))
 struct ContainerdTests {
-  @Test("CNI-12 NODE-5: containers reach each other across two nodes, a ClusterIP and the node, in every mode")
+  @Test(
+    "CNI-12 NODE-5 NODE-8: containers reach each other across two nodes, a ClusterIP, and, masqueraded, what is outside, in every mode"
+  )
   func containers() throws {
-    let test = try TestCluster("ctr", [.init("a", pods: []), .init("b", pods: [])])
+    let test = try TestCluster("ctr", [.init("a", pods: []), .init("b", pods: [])], outside: true)
     defer { test.lab.cleanUp() }
     let cluster = test.cluster
+    try ServicePeer.serve("outside", in: try #require(cluster.outside))
     try test.start()
     let runtime = try Containerd(lab: test.lab)
     let kalsae = try builtProgram("kalsae")
@@ -55,7 +58,7 @@ struct ContainerdTests {
       """)
     try waitUntil("the service to be read") { cluster.logText(of: test.a).contains("Service default/web") }
     for mode in Cluster.Mode.allCases {
-      try cluster.setMode(mode)
+      try cluster.setMode(mode, natOutgoing: true)
       let ping = try runtime.execute("client", on: test.a, ["/bin/ping", "-c", "2", "-W", "3", "\(address)"])
       #expect(ping.isSuccess, "\(mode): \(ping.standardOutput)\(ping.standardError)")
       for target in ["\(address):8080", "10.96.0.80"] {
@@ -63,6 +66,11 @@ struct ContainerdTests {
           "client", on: test.a, ["/bin/wget", "-q", "-O", "/dev/null", "http://\(target)/busybox"])
         #expect(get.isSuccess, "\(mode) \(target): \(get.standardError)")
       }
+      let away = try runtime.execute(
+        "client", on: test.a, ["/bin/sh", "-c", "nc \(Cluster.outside4) 8080 < /dev/null"])
+      #expect(
+        away.standardOutput.hasPrefix("outside \(test.a.ipv4) "),
+        "\(mode): \(away.standardOutput)\(away.standardError)")
     }
     let node = try runtime.execute("client", on: test.a, ["/bin/ping", "-c", "1", "-W", "3", "\(test.a.ipv4)"])
     #expect(node.isSuccess, "\(node.standardOutput)")

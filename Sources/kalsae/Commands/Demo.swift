@@ -13,7 +13,8 @@ extension Kalsae {
         Makes two nodes in network namespaces with a wire between them, two pods on each (one on a veth pair, one on a \
         TAP device), and runs an agent on each node. For each mode it changes the IPPool's manifest, pings, sends the \
         largest ping there is, asks by ARP for the gateway, transfers data by TCP and compares hashes, and lets a \
-        packet be too big for the tunnel. What passed the wire is kept as a pcap file for each mode.
+        packet be too big for the tunnel. What passed the wire is kept as a pcap file for each mode. Then it shows \
+        services and policy, and containers that containerd starts with kalsae-cni.
 
         Everything is taken away again at the end, after a failure, and at Ctrl-C. Needs root.
 
@@ -45,6 +46,9 @@ extension Kalsae {
     @Flag(inversion: .prefixedNo, help: "Whether to show services and policy as well.")
     var services = true
 
+    @Flag(inversion: .prefixedNo, help: "Whether to start containers as well, by containerd where it is installed.")
+    var containers = true
+
     private var chosen: [DemoMode] {
       modes.split(separator: ",").compactMap { DemoMode(rawValue: String($0).trimmed) }
     }
@@ -75,6 +79,13 @@ extension Kalsae {
           let shown = try DemoServices(lab: second, program: demo.program, report: report)
           clusters.append(shown.cluster)
           do { try shown.run() } catch { report.fail("services", "\(error)") }
+        }
+        let third = containers ? try Lab(name: "containers") : nil
+        defer { third?.cleanUp() }
+        if let third {
+          let shown = try DemoContainers(lab: third, program: demo.program, report: report)
+          clusters.append(shown.cluster)
+          do { try shown.run() } catch { report.fail("containers", "\(error)") }
         }
         report.finish(clusters)
         if keep { try demo.stand() }
