@@ -54,8 +54,11 @@ extension ReplayReport {
   private var flowTable: String {
     var table = TextTable(["FLOW", "STATE", "TO", ">PACKETS", ">OCTETS", ">BACK", ">OCTETS BACK"])
     for flow in flows.top {
+      var ends = "\(flow.transport) \(flow.source) > \(flow.destination)"
+      if flow.endpoint != flow.destination { ends += " > \(flow.endpoint)" }
+      if flow.seenAs != flow.source { ends += " as \(flow.seenAs)" }
       table.add([
-        "\(flow.transport) \(flow.source) > \(flow.destination)", flow.state, flow.to, grouped(flow.forward.packets),
+        ends, flow.state, flow.to, grouped(flow.forward.packets),
         grouped(flow.forward.octets), grouped(flow.reply.packets), grouped(flow.reply.octets),
       ])
     }

@@ -38,6 +38,11 @@ public struct ReplayReport: Codable, Sendable, Equatable {
     public var transport: String
     public var source: String
     public var destination: String
+    /// The service that translates the flow, as `namespace/name:port`; nil: none.
+    public var service: String?
+    /// Where its packets go, and where they seem to come from: the ends of the answers.
+    public var endpoint: String
+    public var seenAs: String
     public var state: String
     public var forward: Traffic
     public var reply: Traffic

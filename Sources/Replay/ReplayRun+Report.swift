@@ -100,7 +100,10 @@ extension ReplayRun {
     }
     return ReplayReport.Flow(
       transport: flow.transport.displayName, source: end(flow.source, flow.sourcePort),
-      destination: end(flow.destination, flow.destinationPort), state: "\(flow.state)",
+      destination: end(flow.destination, flow.destinationPort),
+      service: node.dataPath.change { $0.serviceName(of: flow) },
+      endpoint: end(flow.answer.source, flow.answer.sourcePort),
+      seenAs: end(flow.answer.destination, flow.answer.destinationPort), state: "\(flow.state)",
       forward: .init(packets: flow.forward.packets, octets: flow.forward.octets),
       reply: .init(packets: flow.reply.packets, octets: flow.reply.octets), to: node.describe(flow.forward.hop))
   }

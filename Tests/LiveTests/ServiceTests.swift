@@ -53,6 +53,11 @@ struct ServiceTests {
         #expect(names == all, "\(client.name) to \(address)")
       }
     }
+    let flows = try test.cluster.ask("flows", test.a)
+    for field in [
+      #""service":"demo/web:main""#, "\"replySource\":\"\(test.b.pods[0].ipv4)\"",
+      "\"replyDestination\":\"\(test.a.pods[1].ipv4)\"",
+    ] { #expect(flows.contains(field), "\(flows)") }
     // KP-34: pods keep their address, the node comes from its own.
     let own = try ServicePeer.ask(test.a.pods[1].namespace, ServiceTests.vip4, 80, transport)[0]
     #expect(own.contains(" \(test.a.pods[1].ipv4) "))

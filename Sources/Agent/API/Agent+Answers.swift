@@ -199,21 +199,26 @@ extension Agent {
     }
     // With a filter all flows are looked at, and then cut.
     let isFiltered = prefix != nil || transport != nil || request.port != nil
-    let all = dataPath.change { _ in
-      worker.lane.withPipeline { $0.flows(limit: isFiltered ? .max : limit) }
+    func isWanted(_ flow: FlowDescription) -> Bool {
+      let addresses = [flow.source, flow.destination, flow.answer.source, flow.answer.destination]
+      let ports = [flow.sourcePort, flow.destinationPort, flow.answer.sourcePort, flow.answer.destinationPort]
+      return prefix.map { addresses.contains(where: $0.contains) } ?? true
+        && transport.map { $0 == flow.transport } ?? true && request.port.map(ports.contains) ?? true
+    }
+    let chosen = dataPath.change { tables in
+      worker.lane.withPipeline { $0.flows(limit: isFiltered ? .max : limit) }.filter(isWanted).prefix(limit)
+        .map { (flow: $0, service: tables.serviceName(of: $0)) }
     }
     let words = hopWords()
     func via(_ hop: HopIndex) -> String { hop == 0 ? "" : words[hop & ~1] ?? "hop \(hop)" }
-    let chosen = all.lazy.filter { flow in
-      (prefix.map { $0.contains(flow.source) || $0.contains(flow.destination) } ?? true)
-        && (transport.map { $0 == flow.transport } ?? true)
-        && (request.port.map { $0 == flow.sourcePort || $0 == flow.destinationPort } ?? true)
-    }
-    return chosen.prefix(limit).map { flow in
+    return chosen.map { flow, service in
       FlowView(
         transport: flow.transport.label, source: "\(flow.source)", sourcePort: flow.sourcePort,
-        destination: "\(flow.destination)", destinationPort: flow.destinationPort, state: "\(flow.state)",
-        age: flow.age, idle: flow.idle, packets: flow.forward.packets, octets: flow.forward.octets,
+        destination: "\(flow.destination)", destinationPort: flow.destinationPort, service: service,
+        replySource: "\(flow.answer.source)", replySourcePort: flow.answer.sourcePort,
+        replyDestination: "\(flow.answer.destination)", replyDestinationPort: flow.answer.destinationPort,
+        state: "\(flow.state)", age: flow.age, idle: flow.idle, packets: flow.forward.packets,
+        octets: flow.forward.octets,
         replyPackets: flow.reply.packets, replyOctets: flow.reply.octets, via: via(flow.forward.hop),
         replyVia: via(flow.reply.hop))
     }

@@ -154,6 +154,14 @@ public struct FlowView: Codable, Sendable {
   public var sourcePort: UInt16
   public var destination: String
   public var destinationPort: UInt16
+  /// `namespace/name:port`; nil where no service has translated the flow.
+  public var service: String?
+  /// What answers look like where they come in: from the endpoint, to the client or, where the connection is
+  /// masqueraded, to the node.
+  public var replySource: String
+  public var replySourcePort: UInt16
+  public var replyDestination: String
+  public var replyDestinationPort: UInt16
   public var state: String
   /// Seconds since the first and the last packet.
   public var age: UInt32

@@ -15,6 +15,24 @@ public struct FlowDescription: Sendable, Equatable {
   public var idle: UInt32
   public var forward: Direction
   public var reply: Direction
+  /// What answers look like where they come in: their source is the endpoint of a service, their destination the
+  /// node's address where the connection is masqueraded. Without translation the flow's ends, exchanged.
+  public var answer: Ends
+  /// The endpoint's place in the tables, and its generation then; 0: the flow has none.
+  var backend: BackendIndex
+  var backendGeneration: UInt32
+
+  /// Whether packets leave with other addresses or ports than they come with.
+  public var isTranslated: Bool {
+    answer != Ends(source: destination, destination: source, sourcePort: destinationPort, destinationPort: sourcePort)
+  }
+
+  public struct Ends: Sendable, Equatable {
+    public var source: IPAddress
+    public var destination: IPAddress
+    public var sourcePort: UInt16
+    public var destinationPort: UInt16
+  }
 
   public struct Direction: Sendable, Equatable {
     public var packets: UInt64 = 0
@@ -54,10 +72,28 @@ extension FlowState {
           destination: slot.key.destinationAddress, sourcePort: slot.key.tail.sourcePort,
           destinationPort: slot.key.tail.destinationPort, state: state, age: second &- connection.created,
           idle: second &- seen,
-          forward: .init(packets: slot.packets, octets: slot.octets, hop: slot.hop), reply: reply))
+          forward: .init(packets: slot.packets, octets: slot.octets, hop: slot.hop), reply: reply,
+          answer: FlowDescription.Ends(
+            source: connection.reply.sourceAddress, destination: connection.reply.destinationAddress,
+            sourcePort: connection.reply.tail.sourcePort, destinationPort: connection.reply.tail.destinationPort),
+          backend: connection.backend, backendGeneration: connection.backendGeneration))
       if !wantsMore { return false }
     }
     return true
+  }
+}
+
+extension Tables {
+  /// The service that a flow was translated by, as `namespace/name:port`: that of its endpoint, or, where the endpoint
+  /// is no longer offered, the one that has the address and port now. nil: none.
+  public func serviceName(of flow: FlowDescription) -> String? {
+    guard flow.backend != 0 else { return nil }
+    let backend = services.backends[Int(flow.backend)]
+    if backend.generation == flow.backendGeneration { return services.name(of: backend.service) }
+    return frontend(
+      flow.destination, isIPv6: flow.destination.family == .ipv6, transport: flow.transport.rawValue,
+      port: flow.destinationPort
+    ).map { services.name(of: services.frontendRecords[Int($0)].service) }
   }
 }
 

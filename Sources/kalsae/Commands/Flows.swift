@@ -14,6 +14,9 @@ extension Kalsae {
           kalsae flows --address 10.244.1.0/24 --protocol tcp --port 80
           kalsae flows -o json | jq '.flows | length'
 
+        A flow to a service shows the service, the endpoint that its packets go to, and what the endpoint sees them come
+        from where that is not the source. Filters find a flow by these ends as well.
+
         EXIT STATUS
           0 done; 1 a failure; 64 usage; 69 no agent answers; 77 not root.
         """)
@@ -44,12 +47,18 @@ extension Kalsae {
       let isWide = agent.output == .wide
       try agent.show(request) { reply in
         var table = TextTable(
-          ["PROTOCOL", "SOURCE", "DESTINATION", "STATE", ">PACKETS", ">REPLIES", ">IDLE", "VIA"]
-            + (isWide ? ["REPLYVIA", ">OCTETS", ">REPLYOCTETS", ">AGE"] : []))
+          [
+            "PROTOCOL", "SOURCE", "DESTINATION", "SERVICE", "ENDPOINT", "SEEN AS", "STATE", ">PACKETS", ">REPLIES",
+            ">IDLE", "VIA",
+          ] + (isWide ? ["REPLYVIA", ">OCTETS", ">REPLYOCTETS", ">AGE"] : []))
         for flow in reply.flows ?? [] {
+          let source = FlowsCommand.end(flow.source, flow.sourcePort)
+          let destination = FlowsCommand.end(flow.destination, flow.destinationPort)
+          let endpoint = FlowsCommand.end(flow.replySource, flow.replySourcePort)
+          let client = FlowsCommand.end(flow.replyDestination, flow.replyDestinationPort)
           let few = [
-            flow.transport, FlowsCommand.end(flow.source, flow.sourcePort),
-            FlowsCommand.end(flow.destination, flow.destinationPort), flow.state, short(flow.packets),
+            flow.transport, source, destination, flow.service ?? "-", endpoint == destination ? "-" : endpoint,
+            client == source ? "-" : client, flow.state, short(flow.packets),
             short(flow.replyPackets), age(Int(flow.idle)), flow.via.isEmpty ? "-" : flow.via,
           ]
           let more = [

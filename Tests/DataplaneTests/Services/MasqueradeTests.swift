@@ -35,6 +35,39 @@ import Testing
     #expect(try bench.send(bench.fromNode(more), at: bench.underlay).tuple(bench.underlay).sourcePort == port)
   }
 
+  @Test("KP-36 a flow is described with its service and what its answers look like", arguments: Wire.all)
+  func described(_ wire: Wire) throws {
+    let bench = Bench.forServices()
+    let family = wire.family
+    let service = bench.addService([bench.endpoint(30, family)])
+    bench.setFrontend(.nodePort, nil, wire, port: 30080, service)
+    let request = packet(wire.transport, bench.client(family), bench.node(family), from: 5000, to: 30080)
+    let port = try bench.send(bench.fromNode(request), at: bench.underlay).tuple(bench.underlay).sourcePort
+    let flow = try #require(bench.pipeline.flows().first)
+    #expect(flow.source == bench.client(family) && flow.sourcePort == 5000)
+    #expect(flow.destination == bench.node(family) && flow.destinationPort == 30080)
+    #expect(
+      flow.answer
+        == FlowDescription.Ends(
+          source: bench.remote(10, family), destination: bench.node(family), sourcePort: 8080,
+          destinationPort: UInt16(port)))
+    #expect(flow.isTranslated)
+    #expect(bench.tables.serviceName(of: flow) == "test/web:http")
+    // The endpoint goes and its place is another service's: the connection is the first one's still.
+    bench.tables.updateService(service, ServicePort(name: "test/web:http", cluster: [], local: []))
+    bench.addService("other", [bench.endpoint(11, family)])
+    #expect(try bench.tables.serviceName(of: #require(bench.pipeline.flows().first)) == "test/web:http")
+    bench.tables.removeFrontend(
+      Frontend(.nodePort, address: nil, family: family, transport: wire.transport.number, port: 30080))
+    #expect(try bench.tables.serviceName(of: #require(bench.pipeline.flows().first)) == nil)
+    // What goes as it is.
+    let plain = packet(wire.transport, bench.pod(10, family), bench.pod(11, family), from: 1, to: 2)
+    _ = bench.send(bench.fromPod(plain), at: bench.podA)
+    let other = try #require(bench.pipeline.flows().first { $0.sourcePort == 1 })
+    #expect(!other.isTranslated && bench.tables.serviceName(of: other) == nil)
+    #expect(other.answer.source == bench.pod(11, family) && other.answer.destinationPort == 1)
+  }
+
   @Test("KP-36 ports are unique for an endpoint, spread over the range, and of no pattern", arguments: Wire.all)
   func ports(_ wire: Wire) {
     let bench = Bench.forServices()
