@@ -84,7 +84,7 @@ struct ServiceHealthTests {
 
     #expect(try ServicePeer.ask(test.a.pods[0].namespace, ServiceTests.vip4, 80, count: 3).count == 3)
     _ = try ServicePeer.ask(test.a.pods[0].namespace, IPAddress("10.96.0.99")!, 80, "UDP")
-    let text = try get(test.a.namespace, "http://127.0.0.1:10249/metrics").body
+    var text = try get(test.a.namespace, "http://127.0.0.1:10249/metrics").body
     func value(_ sample: String) -> Double? {
       text.split(separator: "\n").first { $0.hasPrefix("\(sample) ") }.flatMap {
         Double($0.split(separator: " ").last ?? "")
@@ -99,6 +99,14 @@ struct ServiceHealthTests {
     #expect(value(#"kalsae_drops_total{reason="noService"}"#) ?? 0 >= 1)
     #expect(value("kalsae_flows") ?? 0 >= 3)
     #expect(value("kalsae_services") == 1)
+    for (table, entries) in [("services", 2.0), ("frontends", 4), ("backends", 2), ("policyPods", 8), ("affinity", 0)] {
+      #expect(value("kalsae_table_entries{table=\"\(table)\"}") == entries, "\(table)")
+      #expect(value("kalsae_table_memory_bytes{table=\"\(table)\"}") ?? 0 > 0, "\(table)")
+    }
+    #expect(value(#"kalsae_table_entries{table="flowsIPv4"}"#) ?? 0 >= 3)
+    #expect(value(#"kalsae_table_capacity{table="flowsIPv4"}"#) ?? 0 >= 1024)
+    #expect(value(#"kalsae_table_entries{table="hops"}"#) ?? 0 >= 3)
+    #expect(value(#"kalsae_neighbours{state="failed"}"#) != nil)
     #expect(value(#"kalsae_port_received_packets_total{port="demo/a1"}"#) ?? 0 > 10)
     // Every sample belongs to a metric with a type.
     let types = Set(
@@ -110,6 +118,29 @@ struct ServiceHealthTests {
       }
       #expect(base != nil || types.contains(name), "\(name)")
     }
+
+    // How long ago an endpoint's change was made is told by its slice, from KP-55's annotation on.
+    let programmed = "kubeproxy_network_programming_duration_seconds_count"
+    #expect(value(programmed) == 0)
+    try test.cluster.write(
+      "triggered.yaml",
+      """
+      apiVersion: discovery.k8s.io/v1
+      kind: EndpointSlice
+      metadata:
+        name: web-triggered
+        namespace: demo
+        labels: {kubernetes.io/service-name: web}
+        annotations: {endpoints.kubernetes.io/last-change-trigger-time: "2024-02-29T12:00:01Z"}
+      addressType: IPv4
+      ports: [{name: main, port: 8080, protocol: TCP}]
+      endpoints: [{addresses: ["\(test.b.pods[1].ipv4)"], conditions: {ready: true}, nodeName: node-b}]
+
+      """)
+    try test.cluster.settle()
+    text = try get(test.a.namespace, "http://127.0.0.1:10249/metrics").body
+    #expect(value(programmed) == 1)
+    #expect(value(#"kubeproxy_network_programming_duration_seconds_bucket{le="300"}"#) == 0)
 
     // Whoever holds the port keeps it; the agent says so, and takes it when it is free.
     try test.cluster.write(

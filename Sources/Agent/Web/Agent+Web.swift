@@ -92,6 +92,11 @@ extension Agent {
     facts.manifestProblems = source.problems.count
     facts.flowLimit = max(1024, compiler.settings.flowTableSize)
     facts.ports = openPortNames
+    let states = compiler.neighboursInUse.map { compiler.neighbour($0) }
+    facts.neighbours = [
+      ("reachable", states.count { if case .reachable = $0 { true } else { false } }),
+      ("pending", states.count { $0 == nil }), ("failed", states.count { $0 == .failed }),
+    ]
     return facts
   }
 

@@ -16,6 +16,8 @@ final class MetricsBoard: Sendable {
     var flowLimit = 0
     var withoutLocalInternal = 0
     var withoutLocalExternal = 0
+    /// The neighbours on the underlay that hops lead to, by what is known of them.
+    var neighbours: [(state: String, count: Int)] = []
     /// The ports that are open.
     var ports: [(index: PortIndex, name: String)] = []
   }
@@ -27,6 +29,9 @@ final class MetricsBoard: Sendable {
     var serviceChanges: UInt64 = 0
     var endpointChanges: UInt64 = 0
     var changes: UInt64 = 0
+    /// Changes that were noticed and are not programmed yet.
+    var pendingServices = 0
+    var pendingEndpoints = 0
   }
 
   private let state = Mutex(State())
@@ -51,11 +56,19 @@ final class MetricsBoard: Sendable {
       state.serviceChanges += UInt64(services)
       state.endpointChanges += UInt64(endpoints)
       state.changes += UInt64(all)
+      state.pendingServices += services
+      state.pendingEndpoints += endpoints
     }
   }
 
   /// Notes how long it took to bring everything up to date, in seconds.
-  func observeSynchronisation(_ seconds: Double) { state.withLock { $0.synchronisation.observe(seconds) } }
+  func observeSynchronisation(_ seconds: Double) {
+    state.withLock { state in
+      state.synchronisation.observe(seconds)
+      state.pendingServices = 0
+      state.pendingEndpoints = 0
+    }
+  }
 
   /// Notes how long after an endpoint's change it was programmed, in seconds.
   func observeProgramming(_ seconds: Double) { state.withLock { $0.programming.observe(seconds) } }
@@ -92,6 +105,12 @@ final class MetricsBoard: Sendable {
     text.single(
       "kubeproxy_sync_proxy_rules_endpoint_changes_total", .counter, "Changes of endpoint slices.",
       state.endpointChanges)
+    text.single(
+      "kubeproxy_sync_proxy_rules_service_changes_pending", .gauge, "Changes of services that are not programmed yet.",
+      state.pendingServices)
+    text.single(
+      "kubeproxy_sync_proxy_rules_endpoint_changes_pending", .gauge,
+      "Changes of endpoint slices that are not programmed yet.", state.pendingEndpoints)
     let name = "kubeproxy_sync_proxy_rules_no_local_endpoints_total"
     text.begin(name, .gauge, "Service ports that have endpoints but none here, where only those count.")
     text.sample(name, ["traffic_policy": "internal"], state.facts.withoutLocalInternal)
@@ -108,14 +127,16 @@ final class MetricsBoard: Sendable {
   private func addDataPath(_ facts: Facts, _ text: inout MetricsText) {
     let highest = facts.ports.map { Int($0.index.rawValue) }.max() ?? 0
     let lane = self.lane
-    let (flows, memory, statistics, affinityEvictions, drops, routes, ports) = dataPath.change { tables in
+    let (flows, memory, statistics, affinityEvictions, drops, routes, ports, use, evictions) = dataPath.change {
+      tables in
       let ports = facts.ports.compactMap { entry in
         lane[port: entry.index].map { (name: entry.name, statistics: $0.statistics) }
       }
       return lane.withPipeline { pipeline in
         (
           pipeline.flowCount, pipeline.flowMemory, pipeline.flowStatistics, pipeline.affinityEvictions,
-          pipeline.dropCounts(ports: max(64, highest + 1)), tables.routeCount, ports
+          pipeline.dropCounts(ports: max(64, highest + 1)), tables.routeCount, ports,
+          pipeline.tableUse + tables.use, pipeline.evictions
         )
       }
     }
@@ -136,6 +157,7 @@ final class MetricsBoard: Sendable {
       "kalsae_affinity_evictions_total", .counter, "Clients whose endpoint was forgotten early for want of room.",
       affinityEvictions)
     text.single("kalsae_routes", .gauge, "Routes in the tables.", routes)
+    addTables(use, evictions, &text)
     for (name, help, value) in [
       ("received_packets", "Packets that came in, by port.", { (s: PortStatistics) in s.receivedFrames }),
       ("received_bytes", "Octets that came in, by port.", { $0.receivedOctets }),
@@ -150,10 +172,31 @@ final class MetricsBoard: Sendable {
     }
   }
 
+  /// What tells of pressure: of tables that are full something gives way, others grow.
+  private func addTables(
+    _ use: [TableUse], _ evictions: [(table: TableUse.Table, entries: UInt64)], _ text: inout MetricsText
+  ) {
+    text.begin("kalsae_table_entries", .gauge, "Entries of a table; lists are counted in words.")
+    for table in use { text.sample("kalsae_table_entries", ["table": table.table.rawValue], table.entries) }
+    text.begin("kalsae_table_capacity", .gauge, "The most entries of a table; those without it grow as they need to.")
+    for table in use where !table.grows {
+      text.sample("kalsae_table_capacity", ["table": table.table.rawValue], table.capacity)
+    }
+    text.begin("kalsae_table_memory_bytes", .gauge, "Memory of a table.")
+    for table in use { text.sample("kalsae_table_memory_bytes", ["table": table.table.rawValue], table.octets) }
+    text.begin(
+      "kalsae_table_evictions_total", .counter, "Entries of a table that gave way to others before their time.")
+    for (table, entries) in evictions {
+      text.sample("kalsae_table_evictions_total", ["table": table.rawValue], entries)
+    }
+  }
+
   private func addControl(_ state: State, _ text: inout MetricsText) {
     let facts = state.facts
     text.single("kalsae_services", .gauge, "Services that are programmed.", facts.services)
     text.single("kalsae_nodes", .gauge, "Nodes that are known.", facts.nodes)
+    text.begin("kalsae_neighbours", .gauge, "Neighbours on the underlay that packets are sent to, by state.")
+    for (state, count) in facts.neighbours { text.sample("kalsae_neighbours", ["state": state], count) }
     text.single("kalsae_pods", .gauge, "Pods of this node.", facts.pods)
     text.single("kalsae_pods_attached", .gauge, "Pods of this node that are attached.", facts.attachedPods)
     text.single("kalsae_changes_total", .counter, "Changes of the desired state.", state.changes)

@@ -115,6 +115,9 @@ public struct Reassembler: ~Copyable {
     return count
   }
 
+  /// The memory for fragments, most of which is touched only when it is used.
+  var octets: Int { capacity * Reassembler.slotSize }
+
   /// The datagrams of which fragments are held.
   public var count: Int {
     var count = 0

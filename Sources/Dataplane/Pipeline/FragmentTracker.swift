@@ -25,8 +25,18 @@ struct FragmentTracker: ~Copyable {
   /// Seconds that a datagram is remembered from its first fragment on.
   var lifetime: UInt32 = 30
 
+  /// Datagrams that gave way to others before their time.
+  private(set) var evicted: UInt64 = 0
+
   private let entries = Memory<Entry>(count: FragmentTracker.count)
   private let seen = Memory<UInt64>(count: FragmentTracker.count * FragmentTracker.words)
+
+  /// How full the table is.
+  func use(second: UInt32) -> TableUse {
+    TableUse(
+      .fragments, (0..<entries.count).count { entries[$0].deadline > second }, of: entries.count,
+      octets: entries.octets + seen.octets)
+  }
 
   enum Verdict {
     /// Goes the way of its flow, whose ports are now in the tail.
@@ -78,13 +88,14 @@ struct FragmentTracker: ~Copyable {
     return .follow
   }
 
-  private func find(_ identity: UInt64, second: UInt32) -> Int {
+  private mutating func find(_ identity: UInt64, second: UInt32) -> Int {
     let first = Int(truncatingIfNeeded: identity >> 32) & (FragmentTracker.count - 1) & ~(FragmentTracker.ways - 1)
     var oldest = first
     for place in first..<first + FragmentTracker.ways {
       if entries[place].deadline > second, entries[place].identity == identity { return place }
       if entries[place].deadline < entries[oldest].deadline { oldest = place }
     }
+    if entries[oldest].deadline > second { evicted &+= 1 }
     entries[oldest] = Entry(
       identity: identity, deadline: second &+ lifetime, hasFirst: false, isPoisoned: false, ports: 0,
       transport: 0, flags: 0, total: 0, passed: 0, reach: 0)

@@ -51,6 +51,8 @@ struct WaitingRoom: ~Copyable {
   private var arrivals: UInt64 = 0
 
   var isEmpty: Bool { count == 0 }
+  var capacity: Int { WaitingRoom.placeCount }
+  var octets: Int { memory.octets }
   /// Whether a packet waits only for its turn.
   var hasReady: Bool { ready > 0 }
 

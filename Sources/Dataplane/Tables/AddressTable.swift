@@ -15,6 +15,8 @@ struct AddressTable: ~Copyable {
   private var mask: Int
   private(set) var count = 0
   var octets: Int { slots.octets }
+  /// The entries that there is room for before the table grows.
+  var capacity: Int { (mask + 1) / 2 }
 
   init(capacity: Int = 32) {
     let size = max(64, (capacity * 2).nextPowerOfTwo)

@@ -13,7 +13,8 @@ struct AffinityTable: ~Copyable {
   }
 
   private static var ways: Int { 8 }
-  private let entries: Memory<Entry>
+  private var entries: Memory<Entry>
+  private var isEmpty = true
   private let mask: Int
   /// Entries that gave way to others before their time.
   private(set) var evicted: UInt64 = 0
@@ -25,7 +26,17 @@ struct AffinityTable: ~Copyable {
     mask = size / AffinityTable.ways - 1
   }
 
-  var octets: Int { entries.octets }
+  /// How full the table is. Of a large one a part is counted: entries are spread by their hash.
+  func use(second: UInt32) -> TableUse {
+    let part = min(entries.count, 1 << 16)
+    let live = (0..<part).count { entries[$0].until > second }
+    return TableUse(.affinity, live * (entries.count / part), of: entries.count, octets: entries.octets)
+  }
+
+  mutating func removeAll() {
+    if !isEmpty { entries = Memory(count: entries.count) }
+    isEmpty = true
+  }
 
   private func name(_ client: IPAddress, _ service: ServiceIndex) -> UInt64 {
     switch client {
@@ -64,6 +75,7 @@ struct AffinityTable: ~Copyable {
       if entries[place].until < entries[best].until { best = place }
     }
     if entries[best].until > second, entries[best].client != name { evicted &+= 1 }
+    isEmpty = false
     entries[best] = Entry(
       client: name, service: service, backend: backend, generation: generation, until: second &+ timeout)
   }

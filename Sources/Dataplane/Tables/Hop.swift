@@ -198,6 +198,9 @@ struct HopTable: ~Copyable {
   /// What the control side said, at index / 2.
   private(set) var hops: [Hop?] = [nil]
 
+  /// The hops that are in use.
+  var count: Int { hops.count - 1 - free.count }
+
   /// The record of a hop for inner packets of a family.
   @inline(__always)
   static func index(_ hop: HopIndex, isIPv6: Bool) -> HopIndex { hop | (isIPv6 ? 1 : 0) }

@@ -76,9 +76,20 @@ struct PolicyTable: ~Copyable {
   private var freeBlocks: [UInt32] = []
 
   /// The memory of what packets are decided by.
-  var octets: Int {
-    pods.octets + records.octets + nodes.octets + identities.octets + groups.octets + ports.octets + lists.octets
-      + blocks.octets + blockPeers.octets
+  var octets: Int { use.reduce(0) { $0 + $1.octets } }
+
+  /// How full the tables are.
+  var use: [TableUse] {
+    [
+      TableUse(
+        .policyPods, pods.count, of: pods.capacity, octets: pods.octets + records.octets + nodes.octets, grows: true),
+      TableUse(
+        .policyBlocks, blockNumbers.count, of: blocks.capacity, octets: blocks.octets + blockPeers.octets, grows: true),
+      TableUse(.policyPorts, portsNumbers.count, of: ports.count, octets: ports.octets, grows: true),
+      TableUse(
+        .policyLists, lists.used, of: lists.capacity, octets: lists.octets + identities.octets + groups.octets,
+        grows: true),
+    ]
   }
 
   // MARK: Look-up

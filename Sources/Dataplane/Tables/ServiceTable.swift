@@ -168,6 +168,20 @@ struct ServiceTable: ~Copyable {
     }
   }
 
+  /// How full the tables are.
+  var use: [TableUse] {
+    [
+      TableUse(
+        .frontends, frontends.count, of: frontends.capacity,
+        octets: frontends.octets + frontendRecords.octets + knownAddresses.octets, grows: true),
+      TableUse(
+        .services, names.count - 1 - freeServices.count, of: services.count, octets: services.octets, grows: true),
+      TableUse(
+        .backends, backendCount - 1 - freeBackends.count, of: backends.count, octets: backends.octets, grows: true),
+      TableUse(.serviceLists, lists.used, of: lists.capacity, octets: lists.octets, grows: true),
+    ]
+  }
+
   /// The frontend that packets to an address and port belong to; nil: none. `address` nil asks for NodePorts.
   func frontend(_ address: IPAddress?, isIPv6: Bool, transport: UInt8, port: UInt16) -> UInt32? {
     let (high, low) = ServiceTable.words(address)

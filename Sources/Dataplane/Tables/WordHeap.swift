@@ -38,4 +38,6 @@ struct WordHeap: ~Copyable {
   }
 
   var octets: Int { memory.octets }
+  /// The words that there is memory for.
+  var capacity: Int { memory.count }
 }
