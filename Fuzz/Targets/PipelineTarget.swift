@@ -30,7 +30,7 @@ final class PipelineTarget: FuzzTarget {
     for name in PipelineTarget.cases {
       do {
         nodes.append(
-          try VirtualNode("node-a", in: loadWholeState("\(folder)/\(name)/state").state, flowLimit: 64))
+          try VirtualNode("node-a", in: loadWholeState("\(folder)/\(name)/state"), flowLimit: 64))
       } catch {
         unsafe kalsae_complain("\(error)")
         exit(66)

@@ -24,6 +24,22 @@ public enum IPAddress: Hashable, Sendable {
 
   @inlinable
   public var v6: IPv6Address? { if case .v6(let address) = self { address } else { nil } }
+
+  /// Whether the address means something on one link alone: of 169.254.0.0/16 or fe80::/10.
+  public var isLinkLocal: Bool {
+    switch self {
+    case .v4(let address): address.isLinkLocal
+    case .v6(let address): address.isLinkLocal
+    }
+  }
+
+  /// Whether the address is the machine's to itself: of 127.0.0.0/8, or ::1.
+  public var isLoopback: Bool {
+    switch self {
+    case .v4(let address): address.isLoopback
+    case .v6(let address): address.isLoopback
+    }
+  }
 }
 
 extension IPAddress: LosslessStringConvertible {

@@ -39,7 +39,7 @@ public final class ReplayRun {
       guard let name = request.node else {
         throw ReplayError(.usage, "--state needs --node NAME: whose ports are they?")
       }
-      let state = try loadWholeState(directory).state
+      let state = try loadWholeState(directory)
       for index in inputs.indices where inputs[index].port == nil { inputs[index].port = "underlay" }
       let plain = try VirtualNode(name, in: state, macs: request.macs, flowLimit: 1)
       for port in request.macs.keys.sorted() { _ = try plain.port(named: port) }

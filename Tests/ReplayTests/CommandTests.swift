@@ -116,6 +116,10 @@ struct CommandTests {
         (["trace"] + state + ["--from", "default/a"], 64, "--to is missing"),
         (["trace"] + state + ["--batch", "/nowhere"], 66, "/nowhere"),
         (["trace"] + state + ["--from", "default/a", "--to", "x", "--protocol", "TCP"], 65, "to: x is neither"),
+        (
+          ["trace", "--state", broken.path, "--node", "node-a", "--from", "192.0.2.1", "--to", "192.0.2.2"]
+            + ["--protocol", "ICMP"], 65, "node.yaml:4:"
+        ),
       ]
       for (arguments, status, message) in cases {
         let result = try kalsae(arguments)
@@ -147,6 +151,44 @@ struct CommandTests {
       let other = try kalsae(["replay", "--quiet"] + state + [captures[0]] + ["--expect", one])
       #expect(other.status == 1)
       #expect(other.error.contains("default/a: packet 1 is missing; 0 came"))
+    }
+  }
+
+  @Test("KP-23 NP-4 trace names every mistake in the manifests, a line for each, and answers with the rest")
+  func mistakes() throws {
+    let services = GoldenCase.folder.appending(path: "services/state")
+    try withFolder { folder in
+      let directory = folder.appending(path: "state")
+      try FileManager.default.copyItem(at: services, to: directory)
+      for (name, manifest) in [
+        (
+          "x1.yaml",
+          """
+          {apiVersion: v1, kind: Service, metadata: {name: zz, namespace: default},
+           spec: {clusterIP: 10.96.0.200, ports: [{port: 80, protocol: QUIC}]}}
+          """
+        ),
+        (
+          "x2.yaml",
+          """
+          {apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {name: p, namespace: default},
+           spec: {podSelector: {}, ingress: [{from: [{ipBlock: {cidr: 10.0.0.0/16, except: [10.1.0.0/24]}}]}]}}
+          """
+        ),
+      ] { try Data(manifest.utf8).write(to: directory.appending(path: name)) }
+      let probe = ["--node", "node-a", "--from", "default/a", "--to", "10.96.0.1", "--protocol", "TCP", "--port", "80"]
+      let result = try kalsae(["trace", "--output", "json", "--state", directory.path] + probe)
+      #expect(result.status == 65)
+      let lines = result.error.split(separator: "\n")
+      #expect(lines.count == 2)
+      #expect(
+        result.error.contains("x1.yaml:2:") && result.error.contains("Service default/zz: spec.ports[0].protocol"))
+      #expect(
+        result.error.contains("x2.yaml:2:")
+          && result.error.contains("NetworkPolicy default/p: spec.ingress[0].from[0].ipBlock.except[0]"))
+      // The answer is that of the state without them.
+      let right = try kalsae(["trace", "--output", "json", "--state", services.path] + probe)
+      #expect(right.status == 0 && right.output == result.output && right.output.contains("translate"))
     }
   }
 

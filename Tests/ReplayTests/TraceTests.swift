@@ -7,7 +7,7 @@ import Testing
 @Suite("Trace")
 struct TraceTests {
   private func state(_ golden: String) throws -> State {
-    try loadWholeState(GoldenCase.folder.appending(path: "\(golden)/state").path).state
+    try loadWholeState(GoldenCase.folder.appending(path: "\(golden)/state").path)
   }
 
   private func tracer(_ golden: String, node: String = "node-a") throws -> Tracer {
@@ -34,6 +34,44 @@ struct TraceTests {
       }
     }
     #expect(verdicts.count > 2)
+  }
+
+  @Test("KP-15 KP-50 the same question has the same answer, whatever was asked before") func sameAnswer() throws {
+    var state = try state("services")
+    var service = try #require(state.service("default", "one"))
+    var slice = try #require(state.endpointSlices.values.first { $0.service == service.key })
+    slice.endpoints = (1...9).map { EndpointSlice.Endpoint([IPAddress("10.244.1.\($0)")!], nodeName: "node-b") }
+    service.affinitySeconds = 86400
+    for resource in [service.resource, slice.resource] { state.apply(.upsert(resource)) }
+    let tracer = try Tracer(node: "node-a", in: state)
+    func answers(_ ports: [UInt16]) throws -> [UInt16: String] {
+      try ports.reduce(into: [:]) { answers, port in
+        let probe = Probe(from: "default/a", to: "10.96.0.1", protocol: "TCP", port: "80", sourcePort: port)
+        answers[port] = try tracer.answer(probe).json(pretty: false)
+      }
+    }
+    let ports = Array(UInt16(1000)..<1020)
+    let first = try answers(ports)
+    #expect(try answers(ports.reversed()) == first)
+    #expect(first.values.allSatisfy { $0.contains("10.244.1.9:8080") })
+  }
+
+  @Test("KP-24 a packet from 127.0.0.1 is the node's own") func localhost() throws {
+    var state = try state("services")
+    var service = try #require(state.service("default", "one"))
+    service.type = .nodePort
+    service.ports[0].nodePort = 30080
+    state.apply(.upsert(service.resource))
+    let probe = Probe(from: "127.0.0.1", to: "127.0.0.1", protocol: "TCP", port: "30080")
+    #expect(try Tracer(node: "node-a", in: state).answer(probe).verdict == .drop)
+    var configuration = try #require(state.nodeConfigurations.values.first)
+    configuration.spec.localhostNodePorts = true
+    state.apply(.upsert(configuration.resource))
+    let answer = try Tracer(node: "node-a", in: state).answer(probe)
+    #expect(answer.service.name == "default/one:http" && answer.service.masquerade)
+    #expect(answer.service.verdict == "translate" && answer.reason == nil)
+    let elsewhere = Probe(from: "default/a", to: "127.0.0.1", protocol: "TCP", port: "30080")
+    #expect(try Tracer(node: "node-a", in: state).answer(elsewhere).service.verdict == "drop")
   }
 
   struct Question: CustomTestStringConvertible, Sendable {

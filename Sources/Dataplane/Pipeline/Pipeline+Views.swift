@@ -132,6 +132,12 @@ extension Pipeline {
     v6.flows.removeAll()
   }
 
+  /// Forgets which endpoints clients have, and begins the sequence of choices that belongs to a seed anew.
+  public mutating func forgetChoices(seed: UInt64) {
+    core.affinity.removeAll()
+    core.random = RandomSource(seed: seed)
+  }
+
   /// The number of flows.
   public var flowCount: Int { v4.flows.connections.count + v6.flows.connections.count }
 

@@ -59,13 +59,14 @@ final class ProbedNode {
     node.connect { ProbePort($0, wire: wire) }
   }
 
-  /// Sends a frame in by a port, with no flow known and no limit of errors used up, and gives what came out and what was
-  /// decided.
+  /// Sends a frame in by a port, with no flow known, no endpoint chosen and no limit of errors used up, so that the same
+  /// frame has the same answer whatever was asked before; gives what came out and what was decided.
   func send(_ frame: [UInt8], by port: PortIndex) -> (sent: [(port: PortIndex, frame: [UInt8])], events: [TraceEvent]) {
     // Far enough apart that nothing of the last probe is left: fragments, learned path MTUs, the rate of errors.
     now += 3_600_000_000_000
     node.lane.withPipeline { pipeline in
       pipeline.forgetFlows()
+      pipeline.forgetChoices(seed: 0)
       pipeline.clearTrace()
       pipeline.isTracing = true
     }

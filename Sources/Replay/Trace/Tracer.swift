@@ -69,6 +69,10 @@ public final class Tracer {
         return (direct(packet, from: name), underlay)
       }
     }
+    if from.address.isLoopback {
+      story.note("origin", "\(from.address) is the node itself")
+      return (packet.frame(destination: host.mac, source: host.peerMAC ?? .zero), host)
+    }
     if let own = state.node(node.name),
       own.addresses.contains(where: { $0.address == from.address }) || own.address(from.address.family) == from.address
     {

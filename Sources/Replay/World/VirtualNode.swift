@@ -148,19 +148,20 @@ extension Encapsulation {
 
 /// Reads a directory of manifests for a command that looks once. Whatever is wrong in it is an error: a result from half
 /// a state would mislead.
-public func loadWholeState(_ directory: String) throws(ReplayError) -> (state: State, notices: [ManifestNotice]) {
-  do {
-    let (state, problems, notices) = try loadState(directory: directory)
-    if let first = problems.first {
-      let more = problems.count > 1 ? " (and \(problems.count - 1) more)" : ""
-      throw ReplayError(.data, first.description + more)
-    }
-    return (state, notices)
-  } catch let error as ManifestError {
-    throw ReplayError(error)
-  } catch let error as ReplayError {
-    throw error
+public func loadWholeState(_ directory: String) throws(ReplayError) -> State {
+  let (state, problems) = try loadUsableState(directory)
+  guard let first = problems.first else { return state }
+  throw ReplayError(.data, first.description + (problems.count > 1 ? " (and \(problems.count - 1) more)" : ""))
+}
+
+/// Reads a directory of manifests as the agent does it: what is wrong is told, and the rest counts.
+public func loadUsableState(
+  _ directory: String
+) throws(ReplayError) -> (state: State, problems: [ManifestError]) {
+  do throws(ManifestError) {
+    let (state, problems, _) = try loadState(directory: directory)
+    return (state, problems)
   } catch {
-    throw ReplayError(.io, "\(directory): \(error)")
+    throw ReplayError(error)
   }
 }

@@ -1,5 +1,6 @@
 import ArgumentParser
 import CLinux
+import Model
 import Replay
 
 extension Kalsae {
@@ -17,7 +18,11 @@ extension Kalsae {
         the host), answer (answered here), reject (dropped, and its sender told), drop.
 
         With --batch, each line of FILE is a JSON object with from, to, protocol, port, sourcePort (and size), and each \
-        line of the result is a JSON object with verdict, reason, out, steps; for a line that makes no sense, with error.
+        line of the result is a JSON object with verdict, reason, out, steps, service, policy; for a line that makes no \
+        sense, with error. The same question has the same answer, alone and in a batch.
+
+        What is wrong in the manifests is named on standard error, one by one, and does not count; all else does, as with \
+        a running agent.
 
         EXAMPLES
           kalsae trace --state manifests --node node-a --from default/web --to 10.1.1.7 --protocol TCP --port 80
@@ -26,7 +31,7 @@ extension Kalsae {
 
         EXIT STATUS
           0 answered, whatever the verdict; 1 a line of the batch made no sense; 64 usage; 65 a probe or manifest makes \
-        no sense; 66 no such file, node or pod; 74 cannot read or write.
+        no sense, which is named, and the rest answered; 66 no such file, node or pod; 74 cannot read or write.
         """)
 
     @OptionGroup var source: StateOptions
@@ -79,19 +84,30 @@ extension Kalsae {
     func run() throws {
       // Each node that packets come from has tables of its own, nearly empty ones.
       kalsae_small_pages_only()
-      let (state, _) = try reporting { () throws(ReplayError) in try loadWholeState(source.state ?? "") }
-      let tracer = try reporting { () throws(ReplayError) in try Tracer(node: source.node ?? "", in: state) }
-      if let batch {
-        try answerBatch(batch, tracer)
-      } else {
-        let probe = Probe(
-          from: from ?? "", to: to ?? "", protocol: transport ?? "", port: port, sourcePort: sourcePort, size: size)
-        let answer = try reporting { () throws(ReplayError) in try tracer.answer(probe) }
-        try Standard.output(output == .json ? answer.json(pretty: true) + "\n" : answer.text)
+      let (state, problems) = try reporting { () throws(ReplayError) in try loadUsableState(source.state ?? "") }
+      guard let last = problems.last else { return try answer(state) }
+      // As the agent does it: what is wrong is named, a line for each, and the rest counts.
+      for problem in problems.dropLast() { Standard.error("kalsae: \(problem)\n") }
+      do {
+        try answer(state)
+      } catch  where error.status != .missing {
+        Standard.error("kalsae: \(error.message)\n")
+      } catch {
+        // What is missing is likely what is wrong.
       }
+      throw Failure(.data, "\(last)")
     }
 
-    private func answerBatch(_ path: String, _ tracer: Tracer) throws {
+    private func answer(_ state: State) throws(Failure) {
+      let tracer = try reporting { () throws(ReplayError) in try Tracer(node: source.node ?? "", in: state) }
+      guard batch == nil else { return try answerBatch(batch ?? "", tracer) }
+      let probe = Probe(
+        from: from ?? "", to: to ?? "", protocol: transport ?? "", port: port, sourcePort: sourcePort, size: size)
+      let answer = try reporting { () throws(ReplayError) in try tracer.answer(probe) }
+      try Standard.output(output == .json ? answer.json(pretty: true) + "\n" : answer.text)
+    }
+
+    private func answerBatch(_ path: String, _ tracer: Tracer) throws(Failure) {
       let lines = try LineReader(path)
       var pending = ""
       var failures = 0

@@ -87,7 +87,7 @@ func measureControl(packets: Int) {
 }
 
 func probe(_ directory: String, packets: Int) throws {
-  let state = try loadWholeState(directory).state
+  let state = try loadWholeState(directory)
   measureControl(packets: packets)
   for size in [32, 256] {
     let node = try VirtualNode("node-a", in: state)

@@ -57,7 +57,7 @@ struct IPAMOptions: ParsableArguments {
 
   /// The desired state, which has the pools.
   func loadState() throws -> State {
-    let (state, _) = try reporting { () throws(ReplayError) in try loadWholeState(try directory()) }
+    let state = try reporting { () throws(ReplayError) in try loadWholeState(try directory()) }
     return state
   }
 
