@@ -57,13 +57,14 @@ struct PortRecord: BitwiseCopyable {
 struct PortTable: ~Copyable {
   private(set) var records = Memory<PortRecord>(count: 64)
   private(set) var descriptions: [PortDescription?] = []
+  private var free: [PortIndex] = []
 
   mutating func insert(_ description: PortDescription) -> PortIndex {
-    let index = descriptions.firstIndex { $0 == nil } ?? descriptions.count
-    if index == descriptions.count { descriptions.append(nil) }
-    if index >= records.count { records.grow(to: records.count * 2) }
-    update(PortIndex(UInt16(index)), description)
-    return PortIndex(UInt16(index))
+    let index = free.popLast() ?? PortIndex(UInt16(descriptions.count))
+    if Int(index.rawValue) == descriptions.count { descriptions.append(nil) }
+    if Int(index.rawValue) >= records.count { records.grow(to: records.count * 2) }
+    update(index, description)
+    return index
   }
 
   mutating func update(_ index: PortIndex, _ description: PortDescription) {
@@ -77,8 +78,10 @@ struct PortTable: ~Copyable {
   }
 
   mutating func remove(_ index: PortIndex) {
+    guard descriptions[Int(index.rawValue)] != nil else { return }
     descriptions[Int(index.rawValue)] = nil
     records[Int(index.rawValue)].inUse = false
+    free.append(index)
   }
 
   func description(_ index: PortIndex) -> PortDescription? {

@@ -99,6 +99,7 @@ public struct Tables: ~Copyable {
   /// Bit n set: encapsulation n is accepted from the peer.
   var peerEncapsulations = Memory<UInt32>(count: 1024)
   var peers: [Peer?] = []
+  private var freePeers: [Int] = []
   public var settings = Settings()
 
   /// Changes with every change of what flows are decided by; a flow of an older epoch looks whether it is concerned.
@@ -168,7 +169,7 @@ extension Tables {
     if let known = peerAddresses.find(address) {
       index = Int(known)
     } else {
-      index = peers.firstIndex { $0 == nil } ?? peers.count
+      index = freePeers.popLast() ?? peers.count
       if index == peers.count { peers.append(nil) }
       if index >= peerEncapsulations.count { peerEncapsulations.grow(to: peerEncapsulations.count * 2) }
       peerAddresses.insert(address, value: UInt32(index))
@@ -181,6 +182,7 @@ extension Tables {
     guard let index = peerAddresses.find(address) else { return }
     peerAddresses.remove(address)
     peers[Int(index)] = nil
+    freePeers.append(Int(index))
     peerEncapsulations[Int(index)] = 0
   }
 }
