@@ -11,9 +11,10 @@ struct Doors {
   /// What is the data plane's whatever it carries: cluster IPs, and other addresses of services that the host does not
   /// have itself.
   var prefixes: [IPPrefix] = []
-  /// What leads the host's own programs to services at the host's addresses, and their answers back (KP-23, KP-24).
+  /// What leads the host's own programs, and whoever sends by another device than the underlay, to services at the
+  /// host's addresses, and the programs' answers back (KP-23, KP-24).
   var rules: Set<KernelRule> = []
-  /// The host's addresses that those rules are about.
+  /// The host's addresses that those rules lead to the data plane.
   var addresses: [IPAddress] = []
 
   /// What it was made from.
@@ -24,6 +25,8 @@ struct Doors {
     var masquerade: [IPAddress]
     var blocks: [IPPrefix]
     var usesMasquerade: Bool
+    /// The devices, besides the underlay, that others may send to services by.
+    var devices: [String] = []
   }
 }
 
@@ -43,10 +46,40 @@ extension Agent {
     let masquerade = IPFamily.allCases.compactMap(compiler.ownAddress)
     let source = Doors.Source(
       version: services.version, own: own, nodePortAddresses: compiler.nodePortAddresses, masquerade: masquerade,
-      blocks: services.blocks, usesMasquerade: !services.isEmpty || compiler.masqueradesOutgoing)
-    guard source != doorSource else { return }
-    doorSource = source
-    doors = Agent.doors(services, source, masqueradePorts: compiler.masqueradePorts)
+      blocks: services.blocks, usesMasquerade: !services.isEmpty || compiler.masqueradesOutgoing,
+      devices: otherDevices)
+    if source != doorSource {
+      doorSource = source
+      doors = Agent.doors(services, source, masqueradePorts: compiler.masqueradePorts)
+    }
+    checkForwarding(source.devices)
+  }
+
+  /// The addresses of the machine that others can use: neither a loopback's nor of one link alone.
+  var machineAddresses: Set<IPAddress> {
+    Set(
+      addresses.filter { !$0.isTentative && $0.interface != host?.port.interfaceIndex }.map(\.address)
+        .filter { !$0.isLoopback && !$0.isLinkLocal })
+  }
+
+  /// The devices with such an address that are no ports of the data plane.
+  private var otherDevices: [String] {
+    let ports = Set(pods.values.filter(\.isVeth).map(\.interface) + [underlay?.port.interfaceIndex].compactMap(\.self))
+    let usable = machineAddresses
+    let interfaces = Set(addresses.filter { usable.contains($0.address) }.map(\.interface)).subtracting(ports)
+    return interfaces.compactMap { links[$0] }.filter { !$0.isLoopback }.map(\.name).sorted()
+  }
+
+  /// What others send to services by a device besides the underlay reaches the data plane only where the host forwards.
+  private func checkForwarding(_ devices: [String]) {
+    let subject = "services by other devices"
+    let closed = doors.rules.isEmpty ? [] : devices.filter { Sysctl.read("net/ipv4/conf/\($0)/forwarding") == "0" }
+    guard !closed.isEmpty else { return clearTrouble(subject) }
+    trouble(
+      subject,
+      "the host does not forward what comes by \(closed.joined(separator: ", ")), so that NodePorts are served there to "
+        + "its own programs alone; set net.ipv4.ip_forward to 1, or choose addresses with nodePortAddresses",
+      level: .warning)
   }
 
   static func doors(
@@ -63,7 +96,11 @@ extension Agent {
         guard !ranges.isEmpty, !served.isEmpty else { continue }
         doors.atHost.append(PacketClassifier.Door(served, transport: transport, ports: ranges))
         addresses.formUnion(served)
-        for range in ranges { doors.rules.formUnion(Agent.rules(family, transport, range)) }
+        for range in ranges {
+          for device in [ownPrograms] + source.devices {
+            doors.rules.formUnion(Agent.rules(family, transport, range, by: device))
+          }
+        }
       }
       // KP-36: what comes back from masqueraded connections, from others and from servers on the host itself.
       guard source.usesMasquerade, let address = source.masquerade.first(where: { $0.family == family }) else {
@@ -87,7 +124,10 @@ extension Agent {
         guard !ranges.isEmpty else { continue }
         doors.atHost.append(PacketClassifier.Door([address], transport: transport, ports: ranges))
         for range in ranges {
-          doors.rules.formUnion(Agent.rules(address.family, transport, range, to: IPPrefix(host: address)))
+          for device in [ownPrograms] + source.devices {
+            doors.rules.formUnion(
+              Agent.rules(address.family, transport, range, to: IPPrefix(host: address), by: device))
+          }
         }
       }
     }
@@ -99,14 +139,18 @@ extension Agent {
     return doors
   }
 
+  /// What the kernel calls the way of packets of the host's own programs.
+  private static let ownPrograms = "lo"
+
   /// The rules for a range of ports; Linux's cannot name port 65535, which the host's own programs then do not reach.
   private static func rules(
-    _ family: IPFamily, _ transport: UInt8, _ ports: ClosedRange<UInt16>, to destination: IPPrefix? = nil
+    _ family: IPFamily, _ transport: UInt8, _ ports: ClosedRange<UInt16>, to destination: IPPrefix? = nil,
+    by device: String = ownPrograms
   ) -> [KernelRule] {
     guard ports.lowerBound < .max else { return [] }
     return [
       KernelRule(
-        family, priority: 0, table: doorTable, incoming: "lo", destination: destination, transport: transport,
+        family, priority: 0, table: doorTable, incoming: device, destination: destination, transport: transport,
         destinationPorts: ports.lowerBound...min(ports.upperBound, .max - 1), origin: routeOrigin)
     ]
   }

@@ -287,6 +287,7 @@ public final class Agent {
     needsSettling = false
     needsCommit = false
     let began = kalsae_monotonic()
+    compiler.setMachineAddresses(machineAddresses)
     // Ports give facts that change what is compiled; more than a few turns would be a mistake.
     for _ in 0..<8 {
       dataPath.change { compiler.commit(to: &$0) }

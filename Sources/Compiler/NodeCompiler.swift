@@ -15,6 +15,8 @@ public final class NodeCompiler {
   public private(set) var hostPort: HostPort?
   var ports: [ObjectKey: PortIndex] = [:]
   var neighbours: [IPAddress: Neighbour] = [:]
+  /// The addresses of the machine, on whatever device, that others can use.
+  private var machineAddresses: Set<IPAddress> = []
   /// Whether neighbours that nobody has told of get an address made from their name: where there is no wire to ask.
   public let derivesNeighbours: Bool
 
@@ -48,6 +50,7 @@ public final class NodeCompiler {
   var installedPodAddresses: [ObjectKey: Set<IPAddress>] = [:]
   private var podAddressPorts: [IPAddress: PortIndex] = [:]
   var installedLocalAddresses: Set<IPAddress> = []
+  private var installedOwnAddresses: Set<IPAddress> = []
   var installedNodePortAddresses: Set<IPAddress> = []
 
   /// `explains`: policies of pods on other nodes are compiled too, so that what they say can be traced.
@@ -66,6 +69,13 @@ public final class NodeCompiler {
   public func setUnderlay(_ underlay: Underlay?) {
     guard underlay != self.underlay else { return }
     self.underlay = underlay
+    isEverythingDirty = true
+  }
+
+  /// Tells what addresses the machine has on its devices; those that mean something on one link alone do not count.
+  public func setMachineAddresses(_ addresses: Set<IPAddress>) {
+    guard addresses != machineAddresses else { return }
+    machineAddresses = addresses
     isEverythingDirty = true
   }
 
@@ -256,7 +266,11 @@ public final class NodeCompiler {
     installedLocalAddresses = local
     tables.setServiceBlocks(settings.serviceCIDRs)
     services.setServiceBlocks(settings.serviceCIDRs)
-    let nodePorts = nodePortAddresses(of: local)
+    let own = local.union(machineAddresses)
+    for address in installedOwnAddresses.subtracting(own) { tables.removeOwnAddress(address) }
+    for address in own.subtracting(installedOwnAddresses) { tables.addOwnAddress(address) }
+    installedOwnAddresses = own
+    let nodePorts = nodePortAddresses(of: own)
     for address in installedNodePortAddresses.subtracting(nodePorts) { tables.removeNodePortAddress(address) }
     for address in nodePorts.subtracting(installedNodePortAddresses) { tables.addNodePortAddress(address) }
     for address in nodePorts.symmetricDifference(installedNodePortAddresses) {

@@ -15,7 +15,7 @@ struct DoorTests {
   /// The doors of a node with these services; `addresses`: what the machine has.
   private func doors(
     _ services: [Model.Service], blocks: [String] = ["10.96.0.0/16"], addresses: [String] = ["10.0.0.1"],
-    usesMasquerade: Bool = true
+    usesMasquerade: Bool = true, devices: [String] = []
   ) throws -> (doors: Doors, version: Int) {
     let compiler = NodeCompiler(node: "a")
     var node = Model.Node(metadata: ObjectMetadata(name: "a"))
@@ -32,7 +32,8 @@ struct DoorTests {
     let services = compiler.serviceDoors
     let source = Doors.Source(
       version: services.version, own: Set(addresses.map { IPAddress($0)! }), nodePortAddresses: [own],
-      masquerade: [own], blocks: services.blocks, usesMasquerade: usesMasquerade)
+      masquerade: [own], blocks: services.blocks, usesMasquerade: usesMasquerade,
+      devices: devices)
     return (Agent.doors(services, source, masqueradePorts: compiler.masqueradePorts), services.version)
   }
 
@@ -65,6 +66,21 @@ struct DoorTests {
       doors.rules.filter { $0.transport == 6 }.compactMap(\.destinationPorts).sorted { $0.lowerBound < $1.lowerBound }
         == [30080...30082, 31000...31000, 61000...65534])
     #expect(doors.addresses == [own])
+  }
+
+  @Test("KP-23 who sends to a service by another device is led to the data plane, and masqueraded ports are not")
+  func devices() throws {
+    let services = [
+      service("a", "10.96.0.1", ports: [(80, 30080)]),
+      service("b", "10.96.0.2", ports: [(443, nil)], external: ["10.0.0.1"]),
+    ]
+    let doors = try doors(services, devices: ["eth1", "eth2"]).doors
+    func rules(_ ports: ClosedRange<UInt16>) -> [String] {
+      doors.rules.filter { $0.destinationPorts == ports && $0.transport == 6 }.compactMap(\.incoming).sorted()
+    }
+    #expect(rules(30080...30080) == ["eth1", "eth2", "lo"])
+    #expect(rules(443...443) == ["eth1", "eth2", "lo"])
+    #expect(rules(61000...65534) == ["lo"])
   }
 
   @Test(

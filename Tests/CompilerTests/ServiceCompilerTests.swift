@@ -326,6 +326,48 @@ import Testing
       } == "v6 localhost")
   }
 
+  @Test("KP-23 KP-33 NodePorts are served on all addresses of the machine, as these come and go") func allAddresses() {
+    func nodePort(_ change: (inout NodeConfiguration.Spec) -> Void = { _ in }) -> ClusterBench {
+      var spec = NodeConfiguration.Spec()
+      change(&spec)
+      return bench(
+        service { service in
+          service.type = .nodePort
+          service.externalTrafficPolicy = .local
+          service.ports[0].nodePort = 30080
+        }, slice(["10.244.2.1"]), settings: spec)
+    }
+    let (second, third) = ("172.31.0.1", "172.31.0.2")
+    let node = nodePort()
+    let other = Origin.node(IPAddress(second)!)
+    #expect(ask(node, Self.host, second, port: 30080) == "- none")
+    node.compiler.setMachineAddresses([IPAddress(second)!, IPAddress(third)!])
+    node.commit()
+    for address in [second, third, "10.0.0.1"] {
+      // KP-31: none of the endpoints is here; KP-33 (2): the node itself reaches the others, from whatever address.
+      #expect(ask(node, Self.client, address, port: 30080) == "default/web:http drop", "\(address)")
+      #expect(ask(node, Self.host, address, port: 30080).hasPrefix("\(web) 10.244.2.1"), "\(address)")
+      #expect(ask(node, other, address, port: 30080).hasPrefix("\(web) 10.244.2.1"), "\(address)")
+      // What the host forwards for others is from elsewhere.
+      #expect(
+        ask(node, .node(IPAddress("172.31.0.77")!), address, port: 30080) == "default/web:http drop", "\(address)")
+    }
+    node.compiler.setMachineAddresses([IPAddress(third)!])
+    node.commit()
+    #expect(ask(node, Self.host, second, port: 30080) == "- none")
+    #expect(ask(node, other, third, port: 30080) == "default/web:http drop")
+    let primary = nodePort { $0.nodePortAddresses = .primary }
+    primary.compiler.setMachineAddresses([IPAddress(second)!])
+    primary.commit()
+    #expect(ask(primary, Self.host, second, port: 30080) == "- none")
+    let block = nodePort { $0.nodePortAddresses = .blocks([IPPrefix("172.31.0.0/31")!]) }
+    block.compiler.setMachineAddresses([IPAddress(second)!, IPAddress(third)!])
+    block.commit()
+    #expect(ask(block, Self.host, second, port: 30080).hasPrefix(web))
+    #expect(ask(block, Self.host, third, port: 30080) == "- none")
+    #expect(ask(block, Self.host, "10.0.0.1", port: 30080) == "- none")
+  }
+
   @Test("KP-37 the port of a cluster IP that nobody defined, the address that nobody has") func unknown() {
     var spec = NodeConfiguration.Spec()
     spec.serviceCIDRs = [IPPrefix("10.96.0.0/16")!]

@@ -148,6 +148,54 @@ struct ServiceTests {
     #expect(try ServicePeer.names(node, .v4(test.a.ipv4), 30081, count: 1) == ["host"])
   }
 
+  @Test(
+    "KP-23 KP-33: NodePorts at an address of another device, for the node, for pods and for who sends by that device")
+  func otherDevice() throws {
+    let test = try ServiceTests.cluster("device")
+    defer { test.lab.cleanUp() }
+    let side = try test.lab.namespace("side")
+    let address = IPAddress("172.31.0.1")!
+    try test.lab.veth(
+      Endpoint(test.a.namespace, "eth1", addresses: ["\(address)/24"]),
+      Endpoint(side, "eth0", addresses: ["172.31.0.2/24"]))
+    try side.addRoute("default via \(address)")
+    // As on every Kubernetes node.
+    try test.a.namespace.sysctl("net/ipv4/ip_forward", "1")
+    let outside = try #require(test.cluster.outside)
+    try outside.addRoute("172.31.0.0/24 via \(test.a.ipv4)")
+    var plan = ServiceTests.plan(test)
+    plan.nodePort = 30080
+    try ServiceTests.apply(plan, test)
+    var local = Cluster.ServicePlan("local", [IPAddress("10.96.0.11")!], [test.a.pods[0]])
+    local.nodePort = 30081
+    local.externalTrafficPolicy = "Local"
+    try ServiceTests.apply(local, test)
+    try waitUntil("the device to be served") {
+      try ServicePeer.ask(test.a.namespace, address, 30080) != ["refused"]
+    }
+    let all: Set<String> = ["a1", "b1", "b2"]
+    for client in [test.a.namespace, test.a.pods[1].namespace, side, outside] {
+      #expect(try ServicePeer.names(client, address, 30080, count: 24) == all, "\(client.name)")
+      #expect(try ServicePeer.names(client, .v4(test.a.ipv4), 30080, count: 24) == all, "\(client.name)")
+    }
+    // KP-33 (3): who comes by another device is no more the node than who comes by the underlay.
+    for (client, source) in [(side, "172.31.0.2"), (outside, "\(Cluster.outside4)")] {
+      let answers = try ServicePeer.ask(client, address, 30081, count: 4)
+      #expect(answers.allSatisfy { $0.hasPrefix("a1 ") && $0.contains(" \(source) ") }, "\(answers)")
+    }
+    // Other ports there are the host's.
+    try ServicePeer.serve("host", in: test.a.namespace, port: 30082)
+    for client in [test.a.namespace, side, outside] {
+      #expect(try ServicePeer.names(client, address, 30082, count: 1) == ["host"], "\(client.name)")
+    }
+    #expect(try !test.cluster.ask("status", test.a).contains("does not forward"))
+    try test.a.namespace.sysctl("net/ipv4/conf/eth1/forwarding", "0")
+    plan.endpoints = [test.b.pods[0]]
+    try ServiceTests.apply(plan, test)
+    #expect(try test.cluster.ask("status", test.a).contains("does not forward what comes by eth1"))
+    #expect(try ServicePeer.names(test.a.namespace, address, 30080, count: 2) == ["b1"])
+  }
+
   @Test("a ClusterIP leads pods and the node to a server of the node itself, as that of the API server does")
   func hostEndpoint() throws {
     let test = try ServiceTests.cluster("host")

@@ -47,7 +47,7 @@ extension Core {
       !tables.settings.poolBlocks.contains(where: { $0.contains(target) })
     else { return false }
     return tables.podAddresses.find(source) != nil && tables.podAddresses.find(target) == nil
-      && tables.localAddresses.find(target) == nil
+      && !tables.isOwn(target)
   }
 
   /// Whether a packet answers a masqueraded connection, if it is for one of the node's addresses.

@@ -38,7 +38,7 @@ extension Core {
     _ address: IPAddress, of podAddress: IPAddress, _ pod: UInt32, _ tables: borrowing Tables
   ) -> Bool {
     if tables.policies.isNode(address, of: pod) { return true }
-    return tables.localAddresses.find(address) != nil && tables.podAddresses.find(podAddress) != nil
+    return tables.isOwn(address) && tables.podAddresses.find(podAddress) != nil
   }
 
   /// Records what both sides' policies say, whichever node enforces them.

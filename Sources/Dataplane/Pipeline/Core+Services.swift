@@ -116,11 +116,12 @@ extension Core {
   private mutating func origin(of source: IPAddress, _ tables: borrowing Tables) -> ServiceOrigin {
     switch PortRole(rawValue: ingressRecord.role) {
     case .pod: return .pod
-    case .host: return .node
+    // The host forwards for others, too: for clients that came by another of its devices.
+    case .host: return tables.isOwn(source) || source == Core.localhost ? .node : .outside
     case .underlay: return .outside
     case .wire, nil:
       if tables.podAddresses.find(source) != nil { return .pod }
-      return tables.localAddresses.find(source) != nil ? .node : .outside
+      return tables.isOwn(source) ? .node : .outside
     }
   }
 

@@ -242,8 +242,11 @@ struct PolicyTable: ~Copyable {
   mutating func setNode(_ address: IPAddress, _ node: UInt32) {
     if (nodes.find(address) ?? 0) == node { return }
     if node == 0 { nodes.remove(address) } else { nodes.insert(address, value: node) }
-    nodeGeneration &+= 1
+    noteNodes()
   }
+
+  /// Has all flows of pods be decided anew, because an address may be or have been their node's.
+  mutating func noteNodes() { nodeGeneration &+= 1 }
 
   /// Has flows of the pod that has an address be decided anew.
   mutating func touch(_ address: IPAddress) {

@@ -88,6 +88,8 @@ public struct Tables: ~Copyable {
   var podAddresses = AddressTable()
   /// The node's own addresses on the underlay: tunnels end here.
   var localAddresses = AddressTable()
+  /// All addresses of the node, on whatever device: who has one of them as its source is the node itself (KP-33).
+  var ownAddresses = AddressTable()
   /// The gateway addresses that the data plane itself answers for: 169.254.1.1 and the link-local one (NODE-1).
   var gatewayAddresses = AddressTable()
   var services = ServiceTable()
@@ -160,6 +162,24 @@ extension Tables {
   public mutating func addLocalAddress(_ address: IPAddress) { localAddresses.insert(address, value: 0) }
 
   public mutating func removeLocalAddress(_ address: IPAddress) { localAddresses.remove(address) }
+
+  /// Says that the node has an address, on the underlay or on another device.
+  public mutating func addOwnAddress(_ address: IPAddress) {
+    ownAddresses.insert(address, value: 0)
+    policies.noteNodes()
+    advanceEpoch()
+  }
+
+  public mutating func removeOwnAddress(_ address: IPAddress) {
+    ownAddresses.remove(address)
+    policies.noteNodes()
+    advanceEpoch()
+  }
+
+  /// Whether the node has an address.
+  func isOwn(_ address: IPAddress) -> Bool {
+    localAddresses.find(address) != nil || ownAddresses.find(address) != nil
+  }
 
   public mutating func addGatewayAddress(_ address: IPAddress) { gatewayAddresses.insert(address, value: 0) }
 

@@ -291,6 +291,17 @@ import Testing
     #expect(fromA(bench, wire, to: bench.node(family)).octets(bench.host).count == 1)
     #expect(toB(bench, wire, from: bench.node(family)).octets(bench.podB).count == 1)
     #expect(fromA(bench, wire, to: bench.otherNode(family)).drops == [.policyEgress: 1])
+    // On whatever device the node has the address.
+    let elsewhere = bench.client(family, 9)
+    func fromHost() -> Sent {
+      let request = packet(wire.transport, elsewhere, bench.pod(11, family), from: 5001, to: 80)
+      return bench.send(bench.fromHost(request), at: bench.host)
+    }
+    #expect(fromHost().drops == [.policyIngress: 1])
+    bench.tables.addOwnAddress(elsewhere)
+    #expect(fromHost().octets(bench.podB).count == 1)
+    bench.tables.removeOwnAddress(elsewhere)
+    #expect(fromHost().drops == [.policyIngress: 1])
     // Itself, by a service.
     bench.tables.setPolicyGroup(4, [:], pods: [])
     bench.tables.setPodPolicy(bench.pod(10, family), PodPolicy(identity: a, egress: 4, ingress: 4))
