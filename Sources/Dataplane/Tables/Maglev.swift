@@ -44,9 +44,11 @@ enum Maglev {
   }
 
   /// For each place the position of its endpoint in the list; empty where there is no endpoint. The result depends on the
-  /// endpoints alone, not on their order, so that nodes agree.
+  /// endpoints alone, not on their order, so that nodes agree. `size` is prime: in a table of another size a walk may come
+  /// round to where it began without having met a free place, and never end.
   static func table(_ endpoints: [ServicePort.Endpoint], size: Int) -> [Int32] {
     guard !endpoints.isEmpty else { return [] }
+    precondition(isPrime(size), "a Maglev table of \(size) places")
     let order = endpoints.indices.sorted { endpoints[$0] < endpoints[$1] }
     var walks = order.map { Walk(endpoints[$0], size: size) }
     var table = [Int32](repeating: -1, count: size)

@@ -56,11 +56,12 @@ import Testing
   // MARK: Maglev
 
   @Test("KP-15 Maglev: a prime of a hundred places an endpoint or more, shares within a hundredth")
-  func shares() {
-    for count in [1, 2, 3, 7, 8, 9, 50, 100, 300] {
+  func shares() throws {
+    for count in [1, 2, 3, 7, 8, 9, 50, 64, 100, 300, 1024, 5000] {
       let size = Maglev.size(for: count)
       #expect(size >= 100 * count)
-      #expect((2..<size).prefix { $0 * $0 <= size }.allSatisfy { size % $0 != 0 }, "\(size) is no prime")
+      try #require((2..<size).prefix { $0 * $0 <= size }.allSatisfy { size % $0 != 0 }, "\(size) is no prime")
+      if count > 300 { continue }
       let endpoints = (0..<count).map {
         ServicePort.Endpoint(.v4(IPv4Address(rawValue: 0x0af4_0000 + UInt32($0))), 8080)
       }
