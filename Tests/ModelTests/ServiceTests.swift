@@ -220,6 +220,20 @@ private func service(_ spec: String, metadata: String = "name: web", status: Str
     #expect(other.errors.count == 1 && other.errors[0].contains("may only be used with type LoadBalancer"))
   }
 
+  @Test("KP-50 a client keeps its endpoint for three hours, or for what is given, a second to a day")
+  func affinity() throws {
+    func seconds(_ config: String) throws -> [UInt32?] {
+      try Read(service("sessionAffinity: ClientIP, \(config) ports: [{port: 80}]")).resources.map { resource in
+        if case .service(let service) = resource { service.affinitySeconds } else { nil }
+      }
+    }
+    #expect(try seconds("") == [10800])
+    #expect(try seconds("sessionAffinityConfig: {clientIP: {}},") == [10800])
+    for (given, expected) in [("1", [1]), ("86400", [86400]), ("0", []), ("86401", [])] as [(String, [UInt32])] {
+      #expect(try seconds("sessionAffinityConfig: {clientIP: {timeoutSeconds: \(given)}},") == expected, "\(given)")
+    }
+  }
+
   @Test("KP-15 a way of load balancing that nobody knows is refused")
   func loadBalancing() throws {
     let metadata = "name: web, annotations: {kalsae.io/load-balancing: roundrobin}"

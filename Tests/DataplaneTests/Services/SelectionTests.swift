@@ -232,6 +232,14 @@ import Testing
     for _ in 0..<10 { #expect(goes(2) == bench.pod(11)) }
     // The local choice is in the cluster's set, and so is kept there.
     for _ in 0..<10 { #expect(goes(1) == bench.pod(11)) }
+    // An endpoint of the cluster's set alone is none of the local set: it is chosen anew there, and then kept here.
+    bench.tables.updateService(
+      service,
+      ServicePort(name: "test/web:http", cluster: [bench.endpoint(30)], local: [bench.endpoint(11)], affinity: 10800))
+    for _ in 0..<3 {
+      #expect(goes(1) == bench.remote(10))
+      #expect(goes(2) == bench.pod(11))
+    }
   }
 
   @Test("KP-50 a service that takes the place of another inherits no clients") func reusedPlace() {

@@ -118,6 +118,25 @@ import Testing
     #expect(goes(request(bench, wire), bench) == bench.remote(10))
   }
 
+  @Test("KP-51 a UDP flow by a frontend that goes is not led to the endpoint any longer, though that is still there")
+  func withdrawn() {
+    for family in bothFamilies {
+      let bench = Bench.forServices()
+      let wire = Wire(family: family, transport: .udp)
+      let service = bench.serve(wire, [bench.endpoint(30, family)])
+      let external = bench.client(family, 200)
+      bench.setFrontend(.externalIP, external, wire, service)
+      func ask() -> Sent {
+        let request = packet(.udp, bench.pod(10, family), external, from: 40000, to: 80)
+        return bench.send(bench.fromPod(request), at: bench.podA)
+      }
+      for _ in 0..<2 { #expect(ask().tuples(bench.underlay).first?.destination == bench.remote(10, family)) }
+      bench.tables.removeFrontend(
+        Frontend(.externalIP, address: external, family: family, transport: wire.transport.number, port: 80))
+      for _ in 0..<2 { #expect(ask().tuples(bench.underlay).first?.destination == external) }
+    }
+  }
+
   @Test("KP-51 changes of other services move nothing and classify nothing") func unrelated() {
     for transport in Transport.allCases {
       let bench = Bench.forServices()
