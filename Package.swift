@@ -98,7 +98,8 @@ let package = Package(
 
     .testTarget(name: "AddressesTests", dependencies: ["Addresses"], swiftSettings: strict),
     .testTarget(
-      name: "DataplaneTests", dependencies: ["Dataplane", "CDataplane", "Addresses", "Ports"], swiftSettings: strict),
+      name: "DataplaneTests", dependencies: ["Dataplane", "CDataplane", "Addresses", "Ports", "EBPF", "Lab"],
+      swiftSettings: strict),
     .testTarget(name: "PortsTests", dependencies: ["Dataplane", "Addresses", "Ports", "Lab"], swiftSettings: strict),
     .testTarget(
       name: "EBPFTests", dependencies: ["EBPF", "CEBPF", "Dataplane", "Addresses", "Lab"], swiftSettings: strict),

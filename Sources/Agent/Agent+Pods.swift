@@ -140,6 +140,7 @@ extension Agent {
   /// `isGone`: the pod is no longer desired; else its device stays for the next agent.
   func close(pod key: ObjectKey, isGone: Bool) {
     guard let open = pods.removeValue(forKey: key) else { return }
+    if open.isVeth { leaveOffload(open.interface) }
     compiler.setPort(nil, for: key)
     dataPath.change { tables in
       compiler.commit(to: &tables)

@@ -123,6 +123,7 @@ extension Agent {
 
   func closeUnderlay() {
     guard let open = underlay else { return }
+    leaveOffload(open.port.interfaceIndex)
     underlay = nil
     compiler.setUnderlay(nil)
     dataPath.change { tables in
@@ -154,7 +155,7 @@ extension Agent {
       // Both or none: one that is too long for the kernel must not leave the other alone.
       let filter = try socketFilter(wanted)
       try open.guardian.update(wanted)
-      try open.port.setFilter(filter)
+      try setUnderlayFilter(open.port, filter)
       open.classifier = wanted
       open.takesQueryReplies = compiler.masqueradesOutgoing
       underlay = open
@@ -179,7 +180,7 @@ extension Agent {
       destinations: compiler.ownPodPrefixes + doors.prefixes, doors: doors.atHost)
   }
 
-  private func socketFilter(_ classifier: PacketClassifier) throws(NodeError) -> [sock_filter] {
+  func socketFilter(_ classifier: PacketClassifier) throws(NodeError) -> [sock_filter] {
     var classifier = classifier
     classifier.takesShared = true
     classifier.takesQueryReplies = compiler.masqueradesOutgoing

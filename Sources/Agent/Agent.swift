@@ -3,6 +3,7 @@ import CLinux
 import Compiler
 import Dataplane
 import Datastore
+import EBPF
 import Glibc
 import IPAM
 public import Logging
@@ -68,6 +69,8 @@ public final class Agent {
   var restore: [(name: String, value: String)] = []
   /// The services in the kernel, where they are wanted.
   var sockets: SocketServices?
+  /// What carries flows in the kernel, where that is wanted.
+  var offload: FlowOffloader?
 
   /// What keeps things from being as they should be, by what it is about; told once and when it is over.
   private(set) var troubles: [String: String] = [:]
@@ -297,6 +300,7 @@ public final class Agent {
     refreshDoors()
     settleSockets()
     settleClassifier()
+    settleOffload()
     reserveMasqueradePorts()
     settleLocalhost()
     settleHostRoutes()
@@ -342,6 +346,7 @@ public final class Agent {
     if exitSignal != 0 { saveFlows() }
     inheritance.discard()
     closeSockets()
+    closeOffload()
     for key in Array(pods.keys) { close(pod: key, isGone: false) }
     closeUnderlay()
     for address in keptNeighbours.keys { forgetNeighbour(address) }

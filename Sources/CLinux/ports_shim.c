@@ -115,6 +115,8 @@ int kalsae_packet_filter(int fd, const struct sock_filter *filter, uint16_t leng
   return setsockopt(fd, SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof program) ? -errno : 0;
 }
 
+void kalsae_packet_unfilter(int fd) { (void)set_int(fd, SOL_SOCKET, SO_DETACH_FILTER, 0); }
+
 long kalsae_packet_take(int fd, void *buffer, unsigned long capacity) {
   ssize_t count;
   do count = recv(fd, buffer, capacity, MSG_DONTWAIT | MSG_TRUNC);

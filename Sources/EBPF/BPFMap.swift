@@ -5,6 +5,8 @@ import Glibc
 struct BPFMap<Key: BitwiseCopyable, Value: BitwiseCopyable> {
   let name: String
   let descriptor: Descriptor
+  /// The most entries that it may have.
+  let limit: Int
 
   /// Fails where keys or values have other sizes: then a program of another version has made it.
   init(_ name: String, _ descriptor: Descriptor) throws(EBPFError) {
@@ -14,6 +16,7 @@ struct BPFMap<Key: BitwiseCopyable, Value: BitwiseCopyable> {
     var value: UInt32 = 0
     var entries: UInt32 = 0
     try check(unsafe kalsae_bpf_map_sizes(descriptor.number, &key, &value, &entries), "map \(name)")
+    limit = Int(entries)
     guard key == MemoryLayout<Key>.size, value == MemoryLayout<Value>.size || value == MemoryLayout<Value>.stride else {
       throw EBPFError(
         "map \(name) has keys of \(key) and values of \(value) octets, not \(MemoryLayout<Key>.size) and \(MemoryLayout<Value>.size)",
@@ -53,6 +56,23 @@ struct BPFMap<Key: BitwiseCopyable, Value: BitwiseCopyable> {
     var key = key
     var value = initial
     return unsafe kalsae_bpf_lookup(descriptor.number, &key, &value) == 0 ? value : nil
+  }
+
+  /// The number of entries; in a map that changes meanwhile about that.
+  func keyCount(_ key: Key) -> Int {
+    var current = key
+    var count = 0
+    while count < limit {
+      var next = key
+      let result =
+        count == 0
+        ? unsafe kalsae_bpf_next_key(descriptor.number, nil, &next)
+        : unsafe kalsae_bpf_next_key(descriptor.number, &current, &next)
+      if result != 0 { break }
+      current = next
+      count += 1
+    }
+    return count
   }
 
   /// All entries; in a map that changes meanwhile those that were met.

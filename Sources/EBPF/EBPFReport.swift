@@ -25,6 +25,8 @@ public struct EBPFReport: Sendable, Codable {
   public var namespaces = 0
   public var frontends = 0
   public var notes: [String] = []
+  /// nil: the kernel carries no flows.
+  public var overlay: OverlayReport?
 
   /// The state of a node's programs; nil: of none.
   public static func read(node: String?) -> EBPFReport {
@@ -53,6 +55,16 @@ public struct EBPFReport: Sendable, Codable {
           hook: "sock_lb/\(hook.rawValue)", kernel: support.missing[hook].map { "no: \($0)" } ?? "yes", state: state,
           purpose: hook.purpose))
     }
+    let refusal = FlowOffloader.refusal()
+    let devices = folder.map { FlowOffloader.devices(of: $0) } ?? 0
+    report.hooks.append(
+      HookLine(
+        hook: "overlay/ingress", kernel: refusal.map { "no: \($0)" } ?? "yes",
+        state: devices > 0
+          ? "attached to \(devices) devices"
+          : refusal != nil || node != nil ? "not attached: left to user space" : "not loaded",
+        purpose: "established flows are carried from device to device"))
+    if let folder { report.overlay = OverlayReport.read(folder) }
     if !support.canRefuse {
       report.notes.append(
         "this kernel has no bpf_set_retval (Linux 5.18): connections that nobody can serve are refused in user space")

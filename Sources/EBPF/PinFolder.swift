@@ -15,6 +15,8 @@ public struct PinFolder: Sendable {
   var links: String { "\(path)/links" }
   var maps: String { "\(path)/maps-\(KALSAE_EBPF_LAYOUT)" }
   var nextMaps: String { "\(path)/maps-new" }
+  /// What carries flows is a thing of its own: it comes and goes without the services.
+  var overlay: String { "\(path)/overlay" }
 
   public init(node: String) {
     self.node = node
@@ -43,18 +45,17 @@ public struct PinFolder: Sendable {
     }
     try PinFolder.makeFolder(root)
     try PinFolder.makeFolder(path)
-    try PinFolder.makeFolder(links)
   }
 
-  /// Takes everything away, also the mount where it was ours and is empty.
-  func remove() {
+  /// Takes the folders away that `isOwn` says, and what is empty then, also the mount where it was ours.
+  func remove(_ isOwn: (String) -> Bool) {
     let lock = PinFolder.lock()
     defer { _ = lock }
-    for folder in PinFolder.list(path) {
+    for folder in PinFolder.list(path) where isOwn(folder) {
       for name in PinFolder.list("\(path)/\(folder)") { unsafe unlink("\(path)/\(folder)/\(name)") }
       unsafe rmdir("\(path)/\(folder)")
     }
-    unsafe rmdir(path)
+    guard unsafe rmdir(path) == 0 else { return }
     // Only the last node's goes.
     guard unsafe rmdir(root) == 0, isOwnMount else { return }
     if unsafe kalsae_bpf_unmount(PinFolder.own) == 0 { unsafe rmdir(PinFolder.own) }

@@ -87,11 +87,12 @@ public final class SocketBalancer {
       throw EBPFError("no hook for sockets can be used", hint: "kalsae ebpf status says why")
     }
     let folder = PinFolder(node: node)
-    let wasThere = folder.exists
+    let wasThere = PinFolder.isThere(folder.links)
     self.folder = folder
     self.plan = plan
     self.namespaces = namespaces
     try folder.make()
+    try PinFolder.makeFolder(folder.links)
     do throws(EBPFError) {
       let object = try BPFObject("sock_lb", EmbeddedObjects.sock_lb)
       let capacity = ServiceMirror.Capacity(for: changes)
@@ -112,7 +113,7 @@ public final class SocketBalancer {
       try folder.settleMaps()
     } catch {
       // What was there before goes on as it was.
-      if wasThere { PinFolder.clear(folder.nextMaps) } else { folder.remove() }
+      if wasThere { PinFolder.clear(folder.nextMaps) } else { folder.remove(SocketBalancer.owns) }
       throw error
     }
   }
@@ -266,13 +267,15 @@ public final class SocketBalancer {
 
   // MARK: The end
 
+  private static func owns(_ folder: String) -> Bool { folder == "links" || folder.hasPrefix("maps-") }
+
   /// Detaches all programs of a node and takes programs, maps and folders away. False where there was nothing.
   @discardableResult
   public static func unload(node: String) -> Bool {
     let folder = PinFolder(node: node)
-    guard folder.exists else { return false }
+    guard PinFolder.isThere(folder.links) else { return false }
     for hook in Hook.order.reversed() { detach("\(folder.links)/\(hook.rawValue)") }
-    folder.remove()
+    folder.remove(owns)
     return true
   }
 }

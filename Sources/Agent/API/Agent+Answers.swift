@@ -206,8 +206,11 @@ extension Agent {
         && transport.map { $0 == flow.transport } ?? true && request.port.map(ports.contains) ?? true
     }
     let chosen = dataPath.change { tables in
-      worker.lane.withPipeline { $0.flows(limit: isFiltered ? .max : limit) }.filter(isWanted).prefix(limit)
-        .map { (flow: $0, service: tables.serviceName(of: $0)) }
+      let all = worker.lane.withPipeline {
+        $0.syncOffload()
+        return $0.flows(limit: isFiltered ? .max : limit)
+      }
+      return all.filter(isWanted).prefix(limit).map { (flow: $0, service: tables.serviceName(of: $0)) }
     }
     let words = hopWords()
     func via(_ hop: HopIndex) -> String { hop == 0 ? "" : words[hop & ~1] ?? "hop \(hop)" }

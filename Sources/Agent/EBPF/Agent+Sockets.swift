@@ -10,7 +10,7 @@ extension Agent {
   /// Loads, brings up to date or takes away the services in the kernel, as the settings say.
   func settleSockets() {
     let settings = compiler.settings
-    guard settings.ebpf != .off else {
+    guard settings.ebpf != .off, settings.ebpfHooks != [.overlay] else {
       closeSockets()
       return clearTrouble(Agent.subject)
     }
@@ -49,9 +49,14 @@ extension Agent {
 
   /// Fails where the settings require the kernel's help and it is not to be had.
   func requireSockets() throws {
-    guard compiler.settings.ebpf == .required, sockets == nil else { return }
+    let settings = compiler.settings
+    guard settings.ebpf == .required else { return }
+    let missing =
+      sockets == nil && settings.ebpfHooks != [.overlay]
+      ? Agent.subject : offload == nil && settings.ebpfHooks.contains(.overlay) ? Agent.offloadSubject : nil
+    guard let missing else { return }
     throw AgentError(
-      .failed, "ebpf is required, but: \(troubles[Agent.subject] ?? "nothing is loaded"); set ebpf to auto or off")
+      .failed, "ebpf is required, but: \(troubles[missing] ?? "nothing is loaded"); set ebpf to auto or off")
   }
 
   /// Takes the services out of the kernel: connections that were made stay, new ones are made in user space.

@@ -82,7 +82,10 @@ extension Agent {
   /// Leaves the flows to the next agent.
   func saveFlows() {
     let octets = dataPath.change { tables in
-      worker.lane.withPipeline { $0.saveFlows(tables, owner: AttachmentStore.boot) }
+      worker.lane.withPipeline {
+        $0.syncOffload()
+        return $0.saveFlows(tables, owner: AttachmentStore.boot)
+      }
     }
     if !FlowFile.save(octets, in: configuration.dataDirectory) {
       log.warning("the flows cannot be saved in \(configuration.dataDirectory): \(systemErrorText(errno))")

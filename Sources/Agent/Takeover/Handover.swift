@@ -91,6 +91,7 @@ extension Agent {
     log.notice("node \(configuration.node): another agent takes over")
     endRequests()
     worker.stop()
+    pauseOffload()
     var view = HandoverView(names: [], ports: [], restore: restore.map { [$0.name, $0.value] })
     var flows: [UInt8] = []
     dataPath.change { tables in

@@ -127,7 +127,8 @@ final class MetricsBoard: Sendable {
   private func addDataPath(_ facts: Facts, _ text: inout MetricsText) {
     let highest = facts.ports.map { Int($0.index.rawValue) }.max() ?? 0
     let lane = self.lane
-    let (flows, memory, statistics, affinityEvictions, drops, routes, ports, use, evictions) = dataPath.change {
+    let (flows, memory, statistics, affinityEvictions, drops, routes, ports, use, evictions, offload) = dataPath.change
+    {
       tables in
       let ports = facts.ports.compactMap { entry in
         lane[port: entry.index].map { (name: entry.name, statistics: $0.statistics) }
@@ -136,7 +137,7 @@ final class MetricsBoard: Sendable {
         (
           pipeline.flowCount, pipeline.flowMemory, pipeline.flowStatistics, pipeline.affinityEvictions,
           pipeline.dropCounts(ports: max(64, highest + 1)), tables.routeCount, ports,
-          pipeline.tableUse + tables.use, pipeline.evictions
+          pipeline.tableUse + tables.use, pipeline.evictions, pipeline.offloadTotals
         )
       }
     }
@@ -153,6 +154,11 @@ final class MetricsBoard: Sendable {
     text.single("kalsae_flows_expired_total", .counter, "Flows that were silent too long.", statistics.expired)
     text.single("kalsae_flows_evicted_total", .counter, "Flows given up early for want of room.", statistics.evicted)
     text.single("kalsae_flows_refused_total", .counter, "Flows not entered for want of room.", statistics.refused)
+    text.single("kalsae_offloaded_flows", .gauge, "Directions of flows that the kernel carries.", offload.flows)
+    text.single(
+      "kalsae_offloaded_packets_total", .counter, "Packets that the kernel carried; ports do not count them.",
+      offload.packets)
+    text.single("kalsae_offloaded_bytes_total", .counter, "Octets of those packets.", offload.octets)
     text.single(
       "kalsae_affinity_evictions_total", .counter, "Clients whose endpoint was forgotten early for want of room.",
       affinityEvictions)

@@ -42,7 +42,7 @@ enum LiveKind: Equatable {
   case kalsae(Cluster.Mode, Cluster.Attachment, settings: [String] = [])
 
   /// Kalsae on the first node, the kernel's VXLAN on the second: `out` is wrapped here, `back` unwrapped.
-  case kalsaeToKernel
+  case kalsaeToKernel(settings: [String] = [])
   /// Two ports with a thread between them that only forwards.
   case ports(PortKind)
 
@@ -66,24 +66,31 @@ enum LiveKind: Equatable {
     ]
     + [Cluster.Mode.direct, .vxlan, .ipip, .gre, .geneve].map {
       ("kalsae-\($0.rawValue)", .kalsae($0, .veth))
+    }
+    + [Cluster.Mode.direct, .vxlan, .ipip, .gre, .geneve].map {
+      ("kalsae-\($0.rawValue)-ebpf", .kalsae($0, .veth, settings: offloading))
     } + [
-      ("kalsae-kernel-vxlan", .kalsaeToKernel),
+      ("kalsae-kernel-vxlan", .kalsaeToKernel()),
+      ("kalsae-kernel-vxlan-ebpf", .kalsaeToKernel(settings: offloading)),
       ("kalsae-vxlan-tap", .kalsae(.vxlan, .tap)),
       ("kalsae-vxlan-cut", .kalsae(.vxlan, .veth, settings: ["tunnelOffload: false"])),
       ("kalsae-vxlan-poll", .kalsae(.vxlan, .veth, settings: [polling])),
     ]
 
   private static let polling = "busyPoll: true"
+  /// Established flows are carried in the kernel.
+  private static let offloading = ["ebpf: required", "ebpfHooks: [overlay]"]
 
   /// What is measured where nothing is chosen.
   static let usual = [
-    "veth", "kernel-route", "kernel-vxlan", "kalsae-direct", "kalsae-vxlan", "kalsae-ipip", "kalsae-gre",
+    "veth", "kernel-route", "kernel-vxlan", "kalsae-direct", "kalsae-direct-ebpf", "kalsae-vxlan",
+    "kalsae-vxlan-ebpf", "kalsae-ipip", "kalsae-ipip-ebpf", "kalsae-gre", "kalsae-gre-ebpf",
   ]
 
   func make(_ name: String, program: String) throws -> LiveSubject {
     switch self {
     case .veth: try LiveKind.makeVeth(name)
-    case .kalsaeToKernel: try LiveKind.makeKalsaeToKernel(name, program)
+    case .kalsaeToKernel(let settings): try LiveKind.makeKalsaeToKernel(name, program, settings)
     case .ports(let kind): try LiveKind.makePorts(name, kind)
     case .kernel(let tunnel): try LiveKind.makeKernel(name, tunnel)
     case .kalsae(let mode, let attachment, let settings):
@@ -99,10 +106,13 @@ enum LiveKind: Equatable {
       name, lab, pods: [(a, IPv4Address(10, 244, 0, 2)), (b, IPv4Address(10, 244, 1, 2))])
   }
 
-  private static func makeKalsaeToKernel(_ name: String, _ program: String) throws -> LiveSubject {
+  private static func makeKalsaeToKernel(
+    _ name: String, _ program: String, _ settings: [String]
+  ) throws -> LiveSubject {
     let lab = try Lab(name: "live-\(name)")
     let cluster = try Cluster(lab: lab, program: program, plans: [.init("a", pods: [.veth]), .foreign("b")])
     let (near, far) = (cluster.nodes[0], cluster.nodes[1])
+    if !settings.isEmpty { try cluster.configureNodes(settings) }
     let agents = try cluster.start()
     try cluster.setMode(.vxlan)
     let pod = try lab.namespace("pod-b")

@@ -76,5 +76,22 @@ int kalsae_bpf_attach_cgroup(int program, int cgroup, int hook);
 int kalsae_bpf_link_update(int link, int program);
 int kalsae_bpf_link_detach(int link);
 
+/// Whether programs can be attached to devices by links (tcx, Linux 6.6): 0, or why not.
+int kalsae_bpf_probe_tcx(void);
+/// Attaches a program to a device's ingress by a link; returns its descriptor.
+int kalsae_bpf_attach_ingress(int program, int ifindex);
+/// Puts a program in the place of a socket's filter.
+int kalsae_bpf_attach_socket(int program, int socket);
+/// Maps the values of an array that was made for it (BPF_F_MMAPABLE) into memory.
+int kalsae_bpf_map_memory(int map, size_t size, void **out);
+/// Loads a program for sockets that does what a classic one does: `count` times `struct sock_filter`. Returns its
+/// descriptor; -EINVAL where it has an instruction that is not known here.
+int kalsae_bpf_load_classic(const void *instructions, size_t count);
+/// Runs a program on a frame as if it had come in by a device. `frame` has room for `*capacity` octets and gets what the
+/// program made of it. Returns what the program did; `nanoseconds` of each of `repeat` runs.
+int kalsae_bpf_run(
+    int program, int ifindex, uint32_t segment, void *frame, uint32_t length, uint32_t *capacity, uint32_t repeat,
+    uint32_t *verdict, uint32_t *nanoseconds);
+
 /// The cookie of a network namespace; `path` NULL: the caller's.
 int kalsae_netns_cookie(const char *path, uint64_t *cookie);

@@ -148,3 +148,101 @@ enum kalsae_counter {
   KALSAE_FULL,
   KALSAE_COUNTERS,
 };
+
+// MARK: Flows that are carried in the kernel (overlay.bpf.c)
+
+/// `flows`: one direction of a flow, as the packet path's own flow key: addresses and ports as they lie in the packet.
+struct kalsae_flow_key {
+  __u32 source;
+  __u32 destination;
+  __u16 source_port;
+  __u16 destination_port;
+  __u8 transport;
+  /// Set in every key of the packet path.
+  __u8 used;
+  /// Where the packet comes in: `kalsae_port.zone`.
+  __u16 zone;
+};
+#define KALSAE_FLOW_USED 0x80
+
+/// The longest header that is put before a packet: Ethernet, IPv4, UDP, VXLAN or Geneve, Ethernet.
+#define KALSAE_FLOW_HEADER 64
+
+/// What becomes of the packets of a flow. Whole while `epoch` is the one in `overlay_epoch`; what follows `header` is
+/// the program's.
+struct kalsae_flow {
+  __u32 epoch;
+  /// The device that packets leave by.
+  __u32 out;
+  /// The largest network-layer packet that may leave so, without outer headers.
+  __u32 mtu;
+  /// The tunnel that packets come in: who sends them, to which of the node's addresses, and the VNI.
+  __u32 in_source;
+  __u32 in_destination;
+  __u32 in_identifier;
+  /// `Encapsulation` of what comes in and of what goes out.
+  __u8 in_kind;
+  __u8 out_kind;
+  __u8 flags;
+  /// The bits of the traffic class that the outer header takes over (TUN-5, TUN-6).
+  __u8 class_mask;
+  /// Sum of the outer IPv4 header as in `header` and of its overhead, in host byte order.
+  __u16 sum;
+  /// What translation does to checksums over the addresses; as it lies in memory.
+  __u16 address_delta;
+  __u32 source;
+  __u32 destination;
+  __u16 source_port;
+  __u16 destination_port;
+  /// What is put before the packet; begins with Ethernet.
+  __u8 header[KALSAE_FLOW_HEADER];
+  __u32 zero;
+  /// Nanoseconds of CLOCK_MONOTONIC, coarse.
+  __u64 last_seen;
+  __u64 packets;
+  /// Of the network-layer packets as they come out of a pod or a tunnel.
+  __u64 octets;
+};
+/// The packet's addresses and ports become those here.
+#define KALSAE_FLOW_TRANSLATE 1
+/// `out` is a pair's one end: the packet is received by the other at once.
+#define KALSAE_FLOW_TO_PEER 2
+/// Nothing of the outer header is to be carried over: the class is the packet's own, the time to live not smaller (TUN-6).
+#define KALSAE_FLOW_SAME_CLASS 4
+#define KALSAE_FLOW_LONGER_LIFE 8
+
+/// `overlay_ports`: the devices that the programs look after, by index.
+struct kalsae_port {
+  __u8 mac[6];
+  /// Who must send (NODE-4).
+  __u8 peer[6];
+  __u16 zone;
+  __u8 checks_peer;
+  __u8 is_underlay;
+  /// As on the wire; 0: none. For the underlay only.
+  __u16 vxlan_port;
+  __u16 geneve_port;
+  /// The Ethernet address inside VXLAN and Geneve packets to this node.
+  __u8 vtep[6];
+  __u16 zero;
+};
+
+/// `overlay_counts`, one set a processor.
+enum kalsae_overlay_counter {
+  KALSAE_OVERLAY_CARRIED,
+  KALSAE_OVERLAY_CARRIED_OCTETS,
+  /// Not a whole TCP or UDP packet over IPv4 without options, or not for this node.
+  KALSAE_OVERLAY_NOT_PLAIN,
+  /// TCP that opens or closes.
+  KALSAE_OVERLAY_CONTROL,
+  KALSAE_OVERLAY_UNKNOWN,
+  /// Something has changed since the flow was entered.
+  KALSAE_OVERLAY_STALE,
+  /// Came another way than the flow's packets do.
+  KALSAE_OVERLAY_OTHER_WAY,
+  /// Too big, or at the end of its time to live.
+  KALSAE_OVERLAY_EXCEEDS,
+  /// Lost: the kernel could not change the packet.
+  KALSAE_OVERLAY_FAILED,
+  KALSAE_OVERLAY_COUNTERS,
+};

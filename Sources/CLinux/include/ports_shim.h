@@ -102,6 +102,8 @@ const char *kalsae_errno_text(int error);
 int kalsae_packet_open(const struct kalsae_packet_options *options, void **ring, const char **step);
 /// Maps the receive ring of a packet socket that another process set up. 0 or a negated errno.
 int kalsae_packet_map(int descriptor, unsigned long size, void **ring);
+/// Takes a packet socket's filter away: everything comes in.
+void kalsae_packet_unfilter(int descriptor);
 /// Puts another classic BPF program in the place of a packet socket's filter. 0 or a negated errno.
 int kalsae_packet_filter(int descriptor, const struct sock_filter *filter, uint16_t length);
 /// Takes the next frame that did not fit its slot, with its vnet header of ten octets before it. The number of octets,

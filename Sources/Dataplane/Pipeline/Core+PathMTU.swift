@@ -125,6 +125,7 @@ extension Core {
       for record in Int(hop)...Int(hop) + 1 where mtu < tables.hops.records[record].mtu {
         hopStates[record].learnedMTU = mtu
         hasLearnedMTU = true
+        offload?.invalidate()
         hopStates[record].learnedUntil = second &+ tables.settings.pathMTULifetime
         hopStates[record].learnedSerial = tables.hops.records[record].serial
       }

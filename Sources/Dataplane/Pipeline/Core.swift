@@ -38,6 +38,10 @@ struct Core: ~Copyable {
   var usesFastPath = true
   /// Whether some hop's path has taught a smaller MTU than its link has.
   var hasLearnedMTU = false
+  /// Who carries packets of flows that are known, where somebody does.
+  var offload: (any FlowOffload)?
+  /// A plain packet goes the general way, which offers its flow, where these bits of its number are all set.
+  var offloadMask = UInt32.max
 
   var isTracing = false
   var trace: [TraceEvent] = []

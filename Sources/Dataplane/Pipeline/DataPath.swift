@@ -7,6 +7,7 @@ public final class DataPath: @unchecked Sendable {
   private let gate = Gate()
   public let lanes: [Lane]
   private let turns: [Gate.Turn]
+  private var offload: (any FlowOffload)?
 
   /// A data plane with this many workers, each with room for `flowLimit` flows of each family and for the endpoints of
   /// `affinityLimit` clients (KP-50). From the same `seed` come the same choices; on live ports nobody should know it.
@@ -21,6 +22,14 @@ public final class DataPath: @unchecked Sendable {
     for lane in lanes { unsafe lane.tables = tables }
   }
 
+  /// Has somebody carry packets of flows that are decided, for all lanes; nil: nobody from now on.
+  public func setOffload(_ offload: (any FlowOffload)?) {
+    change { _ in
+      self.offload = offload
+      for lane in lanes { lane.withPipeline { $0.setOffload(offload) } }
+    }
+  }
+
   deinit {
     unsafe tables.deinitialize(count: 1)
     unsafe tables.deallocate()
@@ -28,7 +37,12 @@ public final class DataPath: @unchecked Sendable {
 
   /// Runs `body`, which may change the tables and look at the lanes' pipelines, between batches. Packets wait meanwhile.
   public func change<R>(_ body: (inout Tables) throws -> R) rethrows -> R {
-    try gate.close(for: turns) { try unsafe body(&tables.pointee) }
+    try gate.close(for: turns) {
+      let before = unsafe tables.pointee.revision
+      // Before any packet passes: what others carry was decided by tables that are no more.
+      defer { if unsafe tables.pointee.revision != before { offload?.invalidate() } }
+      return try unsafe body(&tables.pointee)
+    }
   }
 }
 

@@ -41,7 +41,7 @@ extension Family {
     guard flows.table.slots[position].epoch == epoch, kind != PlainHop.no.rawValue, packet.timeToLive > 1,
       length <= tables.hops.records[hop].mtu, Int(length) >= checksum &+ 2,
       // What opens and closes connections, and the first packet of a direction, changes more than counts.
-      packet.tcpFlags & 0x07 == 0, seen != 0, seen != .max,
+      packet.tcpFlags & 0x07 == 0, seen != 0, seen & core.offloadMask != core.offloadMask,
       frame.headroom >= HopRecord.templateSize, !core.hasLearnedMTU || core.hopStates[hop].learnedMTU == 0
     else { return false }
     let octets = frame.octets(withHeadroom: PlainHeaders.room)

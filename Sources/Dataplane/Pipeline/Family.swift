@@ -7,6 +7,8 @@ struct Family<Key: FlowKey>: ~Copyable {
   /// Where the flows of the listed packets are.
   let positions = PerPacket<Int32>()
   private var misses = PacketList()
+  /// Flows of this batch that somebody else may carry from now on.
+  var candidates: [OffloadCandidate<Key>] = []
   var flows: FlowState<Key>
 
   init(limit: Int) { flows = FlowState(limit: limit) }
@@ -59,6 +61,7 @@ struct Family<Key: FlowKey>: ~Copyable {
     guard flows.table.slots[position].rewrites else {
       guard core.admit(index, hop, &batch, tables) else { return }
       flows.count(position, core.contexts[index], second: core.second)
+      if core.offload != nil { propose(index, position, &core) }
       return core.dispatch(index, hop, &batch, tables)
     }
     // Errors are to quote the packet as its sender knows it; fragments are cut from what it becomes.
@@ -66,6 +69,7 @@ struct Family<Key: FlowKey>: ~Copyable {
     let isCut = core.mustCut(index, hop, batch, tables)
     guard isCut || core.admit(index, hop, &batch, tables) else { return }
     flows.count(position, core.contexts[index], second: core.second)
+    if core.offload != nil { propose(index, position, &core) }
     let frame = batch[index]
     flows.table.slots[position].rewrite.apply(
       to: frame.octets, core.contexts[index], isPartial: frame.flags.contains(.checksumPartial))

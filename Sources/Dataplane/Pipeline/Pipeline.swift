@@ -46,6 +46,7 @@ public struct Pipeline: ~Copyable {
     }
     core.flush(&batch, tables, ports)
     drainReady(tables, ports)
+    if core.offload != nil { settleOffload(tables) }
   }
 
   private static var partLength: Int { 64 }
@@ -56,7 +57,13 @@ public struct Pipeline: ~Copyable {
     if !core.waiting.isEmpty { drainWaiting(tables, ports) }
     drainReady(tables, ports)
     core.expireFragments()
-    v4.flows.expire(core.second, tables.settings.timeouts)
+    if let offload = core.offload {
+      syncOffload(limit: 256)
+      v4.flows.expire(core.second, tables.settings.timeouts) { $0.takeCounts(of: $1, offload) }
+      settleOffload(tables)
+    } else {
+      v4.flows.expire(core.second, tables.settings.timeouts)
+    }
     v6.flows.expire(core.second, tables.settings.timeouts)
   }
 

@@ -39,6 +39,8 @@ struct Connection<Key: FlowKey>: BitwiseCopyable {
   var bucket: UInt16
   var state: ConnectionState.RawValue
   var finSeen: UInt8
+  /// Whether somebody else carries packets of it, or did.
+  var isOffloaded = false
 
   init(forward: Key, reply: Key, created: UInt32) {
     self.forward = forward
@@ -66,6 +68,8 @@ struct Connection<Key: FlowKey>: BitwiseCopyable {
 struct ConnectionTable<Key: FlowKey>: ~Copyable {
   private(set) var places: Memory<Connection<Key>>
   private var used = 1
+  /// The places that were ever in use end here.
+  var extent: Int { used }
   private var free: ConnectionIndex = 0
   private(set) var count = 0
   let limit: Int

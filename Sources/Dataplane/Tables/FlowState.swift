@@ -3,6 +3,10 @@ struct FlowState<Key: FlowKey>: ~Copyable {
   var table: FlowTable<Key>
   var connections: ConnectionTable<Key>
   private(set) var statistics = FlowStatistics()
+  /// Directions that somebody else carried, and that have gone.
+  var ended: [Key] = []
+  /// The connection whose counts are brought up to date next.
+  var syncPlace = 0
 
   /// Room for `limit` connections.
   init(limit: Int) {
@@ -199,6 +203,7 @@ struct FlowState<Key: FlowKey>: ~Copyable {
     }
     reply.tail.zone = zone.rawValue
     if table.find(reply, reply.hash) >= 0 { removeConnection(of: reply) }
+    if connections.places[index].isOffloaded { ended.append(answer.key) }
     answer.key = reply
     answer.hop = 0
     connections.places[index].reply = reply
@@ -231,6 +236,10 @@ struct FlowState<Key: FlowKey>: ~Copyable {
     let connection = connections.places[Int(index)]
     table.remove(connection.forward)
     table.remove(connection.reply)
+    if connection.isOffloaded {
+      ended.append(connection.forward)
+      ended.append(connection.reply)
+    }
     connections.release(index)
   }
 
@@ -268,9 +277,13 @@ struct FlowState<Key: FlowKey>: ~Copyable {
   }
 
   /// Ends the flows that have been silent too long. Looks at a bounded number of connections a call.
-  mutating func expire(_ second: UInt32, _ timeouts: Settings.Timeouts) {
+  /// `refresh` is told of each that somebody else carries before it is judged.
+  mutating func expire(
+    _ second: UInt32, _ timeouts: Settings.Timeouts, refresh: (inout FlowState, ConnectionIndex) -> Void = { _, _ in }
+  ) {
     for _ in 0..<256 {
       guard let index = connections.popDue(second) else { return }
+      if connections.places[Int(index)].isOffloaded { refresh(&self, index) }
       let connection = connections.places[Int(index)]
       let forward = table.find(connection.forward, connection.forward.hash)
       let reply = table.find(connection.reply, connection.reply.hash)

@@ -43,6 +43,14 @@ struct FlowSlot<Key: FlowKey>: BitwiseCopyable {
     if packetsLow == 0 { packetsHigh &+= 1 }
   }
 
+  /// Counts packets that somebody else carried.
+  mutating func add(packets number: UInt64, octets length: UInt64) {
+    octets &+= length
+    let sum = packets &+ number
+    packetsLow = UInt32(truncatingIfNeeded: sum)
+    packetsHigh = UInt16(truncatingIfNeeded: sum >> 32)
+  }
+
   /// Counts a packet that is neither the first nor one that carries over: see `packetsLow`.
   @inline(__always)
   mutating func countPlain(octets length: UInt32, second: UInt32) {

@@ -102,15 +102,22 @@ public struct Tables: ~Copyable {
   var peerEncapsulations = Memory<UInt32>(count: 1024)
   var peers: [Peer?] = []
   private var freePeers: [Int] = []
-  public var settings = Settings()
+  public var settings = Settings() {
+    didSet { if settings != oldValue { revision &+= 1 } }
+  }
 
   /// Changes with every change of what flows are decided by; a flow of an older epoch looks whether it is concerned.
   private(set) var epoch: UInt32 = 1
+  /// Changes with every change of what becomes of packets: of the epoch, and of what is looked at with each packet.
+  private(set) var revision: UInt64 = 0
 
   public init() {}
 
   /// Has every flow look, at its next packet, whether what it was decided from still holds.
-  mutating func advanceEpoch() { epoch &+= epoch == .max ? 2 : 1 }
+  mutating func advanceEpoch() {
+    epoch &+= epoch == .max ? 2 : 1
+    revision &+= 1
+  }
 }
 
 extension Tables {
@@ -122,18 +129,30 @@ extension Tables {
     advanceEpoch()
   }
 
-  public mutating func removePort(_ index: PortIndex) { ports.remove(index) }
+  public mutating func removePort(_ index: PortIndex) {
+    ports.remove(index)
+    revision &+= 1
+  }
 
   public func port(_ index: PortIndex) -> PortDescription? { ports.description(index) }
 
   public mutating func addHop(_ hop: Hop) -> HopIndex { hops.insert(hop) }
 
   /// Changes a hop in place: flows that use it follow with their next packet.
-  public mutating func updateHop(_ index: HopIndex, _ hop: Hop) { hops.update(index, hop) }
+  public mutating func updateHop(_ index: HopIndex, _ hop: Hop) {
+    hops.update(index, hop)
+    revision &+= 1
+  }
 
-  public mutating func failHop(_ index: HopIndex) { hops.fail(index) }
+  public mutating func failHop(_ index: HopIndex) {
+    hops.fail(index)
+    revision &+= 1
+  }
 
-  public mutating func removeHop(_ index: HopIndex) { hops.remove(index) }
+  public mutating func removeHop(_ index: HopIndex) {
+    hops.remove(index)
+    revision &+= 1
+  }
 
   public func hop(_ index: HopIndex) -> Hop? { hops.hop(index) }
 
@@ -159,9 +178,15 @@ extension Tables {
     advanceEpoch()
   }
 
-  public mutating func addLocalAddress(_ address: IPAddress) { localAddresses.insert(address, value: 0) }
+  public mutating func addLocalAddress(_ address: IPAddress) {
+    localAddresses.insert(address, value: 0)
+    revision &+= 1
+  }
 
-  public mutating func removeLocalAddress(_ address: IPAddress) { localAddresses.remove(address) }
+  public mutating func removeLocalAddress(_ address: IPAddress) {
+    localAddresses.remove(address)
+    revision &+= 1
+  }
 
   /// Says that the node has an address, on the underlay or on another device.
   public mutating func addOwnAddress(_ address: IPAddress) {
@@ -194,12 +219,14 @@ extension Tables {
       if index >= peerEncapsulations.count { peerEncapsulations.grow(to: peerEncapsulations.count * 2) }
       peerAddresses.insert(address, value: UInt32(index))
     }
+    revision &+= 1
     peers[index] = peer
     peerEncapsulations[index] = peer.encapsulations.reduce(0) { $0 | 1 << UInt32($1.rawValue) }
   }
 
   public mutating func removePeer(at address: IPAddress) {
     guard let index = peerAddresses.find(address) else { return }
+    revision &+= 1
     peerAddresses.remove(address)
     peers[Int(index)] = nil
     freePeers.append(Int(index))

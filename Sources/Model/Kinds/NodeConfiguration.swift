@@ -111,7 +111,7 @@ public enum HeaderFieldMode: String, Sendable, Hashable, CaseIterable {
   case pipe
 }
 
-/// Whether programs in the kernel translate connections to services at the socket.
+/// Whether programs in the kernel translate connections to services at the socket, and carry established flows.
 public enum EBPFMode: String, Sendable, Hashable, CaseIterable {
   /// Where the kernel can; what it cannot is left to user space.
   case auto
@@ -125,4 +125,6 @@ public enum EBPFHook: String, Sendable, Hashable, CaseIterable {
   case connect4, connect6, sendmsg4, sendmsg6, recvmsg4, recvmsg6, getpeername4, getpeername6
   case postBind4 = "post_bind4"
   case postBind6 = "post_bind6"
+  /// At pods' devices and the underlay: established flows are carried in the kernel.
+  case overlay
 }

@@ -100,7 +100,8 @@ public struct NodeSettings: Sendable, Equatable {
 
   // MARK: The kernel
 
-  /// Whether connections to services are translated by programs in the kernel, at the socket. Default off.
+  /// Whether programs in the kernel translate connections to services at the socket, and carry established flows.
+  /// Default off.
   public var ebpf: EBPFMode
   /// The hooks that are used where `ebpf` is not off. Default all.
   public var ebpfHooks: Set<EBPFHook>

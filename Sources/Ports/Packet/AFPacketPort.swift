@@ -251,6 +251,9 @@ public final class AFPacketPort: Port {
     }
   }
 
+  /// Lets everything in that comes by the device.
+  public func removeFilter() { kalsae_packet_unfilter(socket) }
+
   public func receive(into batch: inout FrameBatch) -> Int {
     var received = 0
     var octets = 0

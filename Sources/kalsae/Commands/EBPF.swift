@@ -8,7 +8,7 @@ import Replay
 /// `kalsae ebpf`
 struct EBPFCommand: ParsableCommand {
   static let configuration = CommandConfiguration(
-    commandName: "ebpf", abstract: "Services in the kernel: connections are made to endpoints at the socket.",
+    commandName: "ebpf", abstract: "What the kernel does: services at the socket, and established flows.",
     subcommands: [Load.self, Status.self, Unload.self, Dump.self])
 
   /// Writes a value as JSON.
@@ -108,6 +108,12 @@ struct EBPFCommand: ParsableCommand {
           for counter in report.counters { table.add(["\(counter.count)", counter.name, counter.meaning]) }
           text += table.text
         }
+        if let overlay = report.overlay {
+          text += "overlay: \(overlay.flows) of at most \(overlay.limit) directions of flows\n"
+          var table = TextTable([">COUNT", "COUNTER", "MEANING"])
+          for counter in overlay.counters { table.add(["\(counter.count)", counter.name, counter.meaning]) }
+          text += table.text
+        }
       }
       try Standard.output(text)
     }
@@ -125,7 +131,11 @@ struct EBPFCommand: ParsableCommand {
       try EBPFCommand.needsRoot()
       let nodes = node.map { [$0] } ?? PinFolder.nodes()
       var text = ""
-      for node in nodes where SocketBalancer.unload(node: node) { text += "unloaded: node \(node)\n" }
+      for node in nodes {
+        let had = (FlowOffloader.unload(node: node), SocketBalancer.unload(node: node))
+        if had == (false, false) { continue }
+        text += "unloaded: node \(node)\n"
+      }
       try Standard.output(text.isEmpty ? "nothing was loaded\n" : text)
     }
   }

@@ -1,0 +1,191 @@
+import Addresses
+import Glibc
+import Lab
+import Testing
+
+/// Established flows are carried in the kernel, between agents that decide them.
+@Suite(
+  "Flows in the kernel, live", .serialized, .enabled(if: Lab.isAvailable, "needs root"), .timeLimit(.minutes(3)))
+struct KernelOffloadLiveTests {
+  /// What is loaded belongs to a node's name, on the whole machine: other tests' agents have other names.
+  private static let nodes: [Cluster.NodePlan] = [.init("v", pods: [.veth, .veth]), .init("w", pods: [.veth])]
+
+  /// A cluster whose agents run, and a stream of TCP from its first pod to the last.
+  private final class Streams {
+    let test: TestCluster
+    private(set) var agents: [Child] = []
+    var from: Cluster.Pod { test.a.pods[0] }
+    var to: Cluster.Pod { test.b.pods[0] }
+
+    init(_ name: String, _ mode: Cluster.Mode, offload: Bool = true) throws {
+      test = try TestCluster(name, KernelOffloadLiveTests.nodes, offload: offload)
+      do {
+        try test.cluster.configureNodes("ebpf: required", "ebpfHooks: [overlay]", "serviceCIDRs: [10.96.0.0/16]")
+        agents = try [test.a, test.b].map { try start($0) }
+        try test.cluster.setMode(mode)
+      } catch {
+        test.lab.cleanUp()
+        throw error
+      }
+    }
+
+    deinit {
+      test.lab.cleanUp()
+      for node in [test.a, test.b] { _ = try? kalsae("ebpf", "unload", "--node", node.name) }
+    }
+
+    func kalsae(_ arguments: String...) throws -> ProcessResult {
+      try test.lab.runUnchecked([try builtProgram("kalsae")] + arguments)
+    }
+
+    /// Not by `Namespace.spawn`, whose programs have a /sys of their own: what is pinned would go with them.
+    func start(_ node: Cluster.Node) throws -> Child {
+      let agent = try test.lab.spawn(
+        [
+          "nsenter", "--net=\(node.namespace.path)", try builtProgram("kalsae"), "run", "--state", test.cluster.state,
+          "--node", node.name, "--socket", test.cluster.socket(of: node), "--data", test.cluster.data(of: node),
+        ], log: test.cluster.log(of: node))
+      try test.cluster.waitUntilReady(node, agent)
+      return agent
+    }
+
+    /// The packets that a node's kernel has carried.
+    func carried(_ node: Cluster.Node) throws -> Int {
+      let text = try kalsae("ebpf", "status", "--node", node.name).standardOutput
+      let line = text.split(separator: "\n").first { $0.split(separator: " ").dropFirst().first == "carried" }
+      return line.flatMap { Int($0.split(separator: " ")[0]) } ?? 0
+    }
+
+    /// Sends without end from one pod to an address; small pieces, so that packets do not become rare.
+    func stream(to address: IPAddress, port: Int = 8080) throws {
+      _ = try to.namespace.spawn(
+        "/usr/bin/python3", "-c",
+        """
+        import socket, threading
+        def read(c):
+            while c.recv(65536): c.send(b"y")
+        s = socket.create_server(("\(to.ipv4)", 8080))
+        while True: threading.Thread(target=read, args=(s.accept()[0],)).start()
+        """)
+      try waitUntil("the server") { try to.namespace.run("ss", "-Hlnt").standardOutput.contains(":8080") }
+      _ = try from.namespace.spawn(
+        "/usr/bin/python3", "-c",
+        """
+        import socket, time
+        s = socket.create_connection(("\(address)", \(port)))
+        s.setblocking(False)
+        while True:
+            try: s.send(b"x" * 1000)
+            except BlockingIOError: pass
+            try: s.recv(65536)
+            except BlockingIOError: pass
+            time.sleep(0.002)
+        """)
+    }
+
+    /// The octets that the server has got.
+    func received() throws -> Int {
+      let text = try to.namespace.run("ss", "-Hnti").standardOutput
+      return text.ranges(of: "bytes_received:").reduce(0) { total, range in
+        total + (Int(text[range.upperBound...].prefix { $0.isNumber }) ?? 0)
+      }
+    }
+
+    func expectGoesOn(_ text: String) throws {
+      let before = try received()
+      try waitUntil("the stream to go on: \(text)") { try received() > before + 100_000 }
+    }
+
+    /// The stream goes on, and the kernel carries it on both nodes.
+    func expectCarried(_ text: String) throws {
+      try expectGoesOn(text)
+      for node in [test.a, test.b] {
+        let before = try carried(node)
+        try waitUntil("\(node.name) to carry packets: \(text)") { try carried(node) > before + 50 }
+      }
+    }
+  }
+
+  @Test(
+    "TUN-1 TUN-2 TUN-3 TUN-4 TUN-9 Octets arrive intact by flows in the kernel, as super-frames and cut, and count as theirs",
+    arguments: Cluster.Mode.allCases)
+  func intact(_ mode: Cluster.Mode) throws {
+    for offload in [true, false] {
+      let streams = try Streams("carry\(mode.rawValue.prefix(3))\(offload ? 1 : 0)", mode, offload: offload)
+      let (a, b) = (streams.test.a, streams.test.b)
+      let payload = try Payload(byteCount: 8 << 20)
+      for (from, to) in [(a.pods[0], b.pods[0]), (b.pods[0], a.pods[1]), (a.pods[0], a.pods[1])] {
+        let result = try streams.test.lab.transfer(
+          payload, from: from.namespace, to: to.namespace, address: .v4(to.ipv4))
+        #expect(result.received.sha256 == payload.sha256)
+      }
+      #expect(try streams.carried(a) > 100 && streams.carried(b) > 100)
+      // What the kernel carried is in the flows' own counts.
+      let flows = try streams.test.cluster.ask("flows", a)
+      #expect(sum(of: "octets", in: flows) + sum(of: "replyOctets", in: flows) > 3 * payload.byteCount, "\(flows)")
+      #expect(try streams.kalsae("ebpf", "status", "--node", a.name).standardOutput.contains("attached to 3 devices"))
+    }
+  }
+
+  @Test("A policy cuts an established flow that the kernel carries at once, and its end lets it go on")
+  func policy() throws {
+    let streams = try Streams("carrypol", .vxlan)
+    try streams.stream(to: .v4(streams.to.ipv4))
+    try streams.expectCarried("at first")
+    // Both directions: an acknowledgement that the server still sends would be a new connection of its own.
+    try streams.test.cluster.write(
+      "deny.yaml",
+      """
+      apiVersion: networking.k8s.io/v1
+      kind: NetworkPolicy
+      metadata: {name: deny, namespace: demo}
+      spec: {podSelector: {}, policyTypes: [Ingress, Egress]}
+
+      """)
+    try streams.test.cluster.settle()
+    let before = try streams.received()
+    usleep(300_000)
+    #expect(try streams.received() == before)
+    try streams.test.cluster.remove("deny.yaml")
+    try streams.test.cluster.settle()
+    try streams.expectCarried("without the policy")
+  }
+
+  @Test("KP-20 A connection to a service is carried in the kernel, both ways")
+  func service() throws {
+    let streams = try Streams("carrysvc", .vxlan)
+    let address = IPAddress("10.96.0.10")!
+    try streams.test.cluster.write(Cluster.ServicePlan("web", [address], [streams.to]))
+    try streams.test.cluster.settle()
+    try streams.stream(to: address, port: 80)
+    try streams.expectCarried("to a service")
+  }
+
+  @Test("An agent that is killed leaves its flows going; the next takes over; SIGTERM and unload leave nothing")
+  func killed() throws {
+    let streams = try Streams("carrykill", .vxlan)
+    try streams.stream(to: .v4(streams.to.ipv4))
+    try streams.expectCarried("at first")
+    for agent in streams.agents {
+      agent.signal(SIGKILL)
+      _ = try agent.wait(timeout: .seconds(10))
+    }
+    try streams.expectCarried("without agents")
+    let nodes = [streams.test.a, streams.test.b]
+    let agents = try nodes.map { try streams.start($0) }
+    try streams.expectCarried("with new agents")
+    // Unloaded while they run: user space carries on, until the next change loads it again.
+    #expect(try streams.kalsae("ebpf", "unload", "--node", nodes[0].name).standardOutput == "unloaded: node node-v\n")
+    try streams.expectGoesOn("unloaded")
+    try streams.test.cluster.settle()
+    try streams.expectCarried("loaded again")
+    for agent in agents { agent.signal(SIGTERM) }
+    for agent in agents { #expect(try agent.wait(timeout: .seconds(10)).status == .exited(0)) }
+    for node in nodes {
+      #expect(try streams.kalsae("ebpf", "unload", "--node", node.name).standardOutput == "nothing was loaded\n")
+      #expect(unsafe access("/sys/fs/bpf/kalsae/\(node.name)", F_OK) != 0)
+      let links = try node.namespace.run("tc", "-s", "filter", "show", "dev", "eth0", "ingress").standardOutput
+      #expect(links.isEmpty)
+    }
+  }
+}
