@@ -30,6 +30,9 @@ struct PacketSet {
     }
   }
 
+  /// The frame of a flow.
+  func octets(_ flow: Int) -> [UInt8] { heads[flow * headLength..<(flow + 1) * headLength] + tail }
+
   /// Writes the packet of a flow into a frame; `isWhole`: also what is the same in all.
   @inline(__always)
   func write(_ flow: Int, to frame: inout Frame, isWhole: Bool) {

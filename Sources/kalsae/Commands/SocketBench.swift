@@ -10,7 +10,9 @@ struct SocketBenchCommand: ParsableCommand {
     discussion: """
       One thread connects within a network namespace of its own: to an endpoint, and to a service in front of it and two \
       others, which sock_lb translates at the socket, or nftables on the packets with the rules that kube-proxy makes. By \
-      turns, window by window. MORE is what the service costs above the endpoint. Needs root; nothing is left behind.
+      turns, window by window. MORE is what the service costs above the endpoint. The second table is what the program \
+      that carries flows needs for a packet: of a known flow, of none, and of one that has to be decided anew; the medians \
+      of single runs. Needs root; nothing is left behind.
       """)
 
   @Option(help: ArgumentHelp("Numbers of services, separated by commas.", valueName: "n"))
@@ -35,6 +37,12 @@ struct SocketBenchCommand: ParsableCommand {
     }
   }
 
+  /// What is measured: both, as JSON.
+  private struct Report: Encodable {
+    var sockets: [SocketResult]
+    var overlay: [OverlayResult]
+  }
+
   func run() throws {
     try EBPFCommand.needsRoot()
     let numbers = try services.split(separator: ",").map { text in
@@ -45,7 +53,10 @@ struct SocketBenchCommand: ParsableCommand {
     }
     var progress = ProgressLine()
     let results: [SocketResult]
+    let overlay: [OverlayResult]
     do {
+      progress.show { _ in "packets of flows…" }
+      overlay = try OverlayBench.run()
       results = try SocketBench.run(
         services: numbers, windows: windows, count: connections, withNFTables: !noNftables
       ) { text in progress.show { _ in text } }
@@ -54,7 +65,7 @@ struct SocketBenchCommand: ParsableCommand {
       throw Failure(.difference, "bench: \(error)")
     }
     progress.clear()
-    if output == .json { return try Standard.output(try EBPFCommand.json(results)) }
+    if output == .json { return try Standard.output(try EBPFCommand.json(Report(sockets: results, overlay: overlay))) }
     var table = TextTable([
       ">SERVICES", "TO", ">TCP NS MIN", ">MEDIAN", ">MORE", ">UDP NS MIN", ">MEDIAN", ">MORE", ">ROUND TRIP NS",
       ">LOAD MS",
@@ -70,6 +81,8 @@ struct SocketBenchCommand: ParsableCommand {
         isBase ? "" : "\(result.load)",
       ])
     }
-    try Standard.output(table.text)
+    var packets = TextTable(["PACKETS", ">CARRIED NS", ">OF NO FLOW", ">STALE"])
+    for result in overlay { packets.add([result.name, "\(result.hit)", "\(result.miss)", "\(result.stale)"]) }
+    try Standard.output(table.text + "\n" + packets.text)
   }
 }
