@@ -71,6 +71,9 @@ public final class Agent {
   var sockets: SocketServices?
   /// What carries flows in the kernel, where that is wanted.
   var offload: FlowOffloader?
+  /// Why the kernel cannot carry flows; nil: it can.
+  lazy var offloadRefusal = FlowOffloader.refusal()
+  var hasToldRefusal = false
 
   /// What keeps things from being as they should be, by what it is about; told once and when it is over.
   private(set) var troubles: [String: String] = [:]

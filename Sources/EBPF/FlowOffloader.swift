@@ -133,7 +133,7 @@ public final class FlowOffloader: FlowOffload {
 
   /// The place of the underlay's port, to which flows that leave the node go.
   public var underlayPort: PortIndex? {
-    didSet { invalidate() }
+    didSet { if underlayPort != oldValue { invalidate() } }
   }
   private var underlay: Int32?
 
@@ -189,18 +189,27 @@ public final class FlowOffloader: FlowOffload {
 
   // MARK: Flows
 
+  public func wants(_ key: OffloadKey, to port: PortIndex) -> Bool {
+    let zone = UInt16(truncatingIfNeeded: key.tail >> 48)
+    guard zone == 0xffff ? underlay != nil : ports[PortIndex(zone)] != nil, target(port) != nil else { return false }
+    let now = unsafe epoch.pointee
+    return entries[key]?.epoch != now
+  }
+
+  /// The device of a port, and whether packets go to its peer.
+  private func target(_ port: PortIndex) -> (interface: Int32, isPair: Bool)? {
+    port == underlayPort ? underlay.map { ($0, false) } : ports[port]
+  }
+
   public func enter(_ flow: OffloadedFlow) -> Bool {
     let now = unsafe epoch.pointee
     let known = entries[flow.key]
-    if let known, known.epoch == now { return true }
-    guard let target = flow.port == underlayPort ? underlay.map({ ($0, false) }) : ports[flow.port] else {
-      return false
-    }
+    guard let target = target(flow.port) else { return false }
     guard known != nil || entries.count < limit else {
       refused &+= 1
       return false
     }
-    let record = FlowOffloader.record(flow, epoch: now, out: target.0, toPeer: target.1)
+    let record = FlowOffloader.record(flow, epoch: now, out: target.interface, toPeer: target.isPair)
     guard (try? flows.write([flow.key.record], [record])) != nil else {
       refused &+= 1
       return false

@@ -60,7 +60,8 @@ extension Agent {
       flowStatistics: FlowStatisticsView(
         created: statistics.created, expired: statistics.expired, evicted: statistics.evicted,
         refused: statistics.refused),
-      drops: drops, troubles: troubles, manifestProblems: source.problems.map(\.description))
+      drops: drops, carriedPackets: carriedPackets, troubles: troubles,
+      manifestProblems: source.problems.map(\.description))
   }
 
   // MARK: Ports and pods

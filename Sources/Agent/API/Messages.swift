@@ -60,6 +60,8 @@ public struct StatusView: Codable, Sendable {
   public var flows: Int
   public var flowStatistics: FlowStatisticsView
   public var drops: UInt64
+  /// Packets of flows that the kernel has carried; nil: it carries none.
+  public var carriedPackets: UInt64?
   /// What is wrong with the machine: its subject and what is the matter.
   public var troubles: [String: String]
   /// What is wrong in the manifests.

@@ -18,6 +18,11 @@ extension Agent {
       return clearTrouble(Agent.offloadSubject)
     }
     do throws(EBPFError) {
+      if settings.ebpf == .auto, let refusal = offloadRefusal {
+        if !hasToldRefusal { log.notice("ebpf overlay: \(refusal): user space carries all packets") }
+        hasToldRefusal = true
+        return
+      }
       // Somebody has unloaded it: what is left leads nowhere.
       if let offload, !offload.isThere { closeOffload() }
       let offload: FlowOffloader
@@ -40,6 +45,12 @@ extension Agent {
         Agent.offloadSubject, "\(error): user space carries all packets",
         level: settings.ebpf == .required ? .error : .warning)
     }
+  }
+
+  /// Packets that the kernel has carried; nil: it carries none.
+  var carriedPackets: UInt64? {
+    if offload == nil { return nil }
+    return dataPath.change { _ in worker.lane.withPipeline { $0.offloadTotals.packets } }
   }
 
   private func startOffload() throws(EBPFError) -> FlowOffloader {

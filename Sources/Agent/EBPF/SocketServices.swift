@@ -44,7 +44,9 @@ struct SocketServices {
 
   static func options(_ settings: NodeSettings, controlGroup: String?) -> SocketBalancer.Options {
     var options = SocketBalancer.Options()
-    options.hooks = Set(settings.ebpfHooks.compactMap { Hook(rawValue: $0.rawValue) })
+    let hooks = Set(settings.ebpfHooks.compactMap { Hook(rawValue: $0.rawValue) })
+    // Whoever loads services wants some: without any, none is switched off.
+    options.hooks = hooks.isEmpty ? Set(Hook.allCases) : hooks
     options.cgroup = controlGroup
     options.affinityLimit = settings.affinityTableSize
     return options

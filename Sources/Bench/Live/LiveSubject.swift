@@ -42,7 +42,7 @@ enum LiveKind: Equatable {
   case kalsae(Cluster.Mode, Cluster.Attachment, settings: [String] = [])
 
   /// Kalsae on the first node, the kernel's VXLAN on the second: `out` is wrapped here, `back` unwrapped.
-  case kalsaeToKernel(settings: [String] = [])
+  case kalsaeToKernel(settings: [String])
   /// Two ports with a thread between them that only forwards.
   case ports(PortKind)
 
@@ -65,19 +65,21 @@ enum LiveKind: Equatable {
       ("kernel-ipip", .kernel(tunnel: "ipip")), ("kernel-gre", .kernel(tunnel: "gre")),
     ]
     + [Cluster.Mode.direct, .vxlan, .ipip, .gre, .geneve].map {
-      ("kalsae-\($0.rawValue)", .kalsae($0, .veth))
+      ("kalsae-\($0.rawValue)", .kalsae($0, .veth, settings: userSpace))
     }
     + [Cluster.Mode.direct, .vxlan, .ipip, .gre, .geneve].map {
       ("kalsae-\($0.rawValue)-ebpf", .kalsae($0, .veth, settings: offloading))
     } + [
-      ("kalsae-kernel-vxlan", .kalsaeToKernel()),
+      ("kalsae-kernel-vxlan", .kalsaeToKernel(settings: userSpace)),
       ("kalsae-kernel-vxlan-ebpf", .kalsaeToKernel(settings: offloading)),
       ("kalsae-vxlan-tap", .kalsae(.vxlan, .tap)),
-      ("kalsae-vxlan-cut", .kalsae(.vxlan, .veth, settings: ["tunnelOffload: false"])),
-      ("kalsae-vxlan-poll", .kalsae(.vxlan, .veth, settings: [polling])),
+      ("kalsae-vxlan-cut", .kalsae(.vxlan, .veth, settings: ["tunnelOffload: false"] + userSpace)),
+      ("kalsae-vxlan-poll", .kalsae(.vxlan, .veth, settings: [polling] + userSpace)),
     ]
 
   private static let polling = "busyPoll: true"
+  /// Every packet is carried by the agent.
+  private static let userSpace = ["ebpf: 'off'"]
   /// Established flows are carried in the kernel.
   private static let offloading = ["ebpf: required", "ebpfHooks: [overlay]"]
 

@@ -75,6 +75,8 @@ public struct OffloadCounts: Sendable, Equatable {
 /// Somebody who carries packets of flows that were decided: the kernel. Called between a worker's packets and inside
 /// `DataPath.change` only, never by two threads at once.
 public protocol FlowOffload: AnyObject {
+  /// Whether it would take a flow whose packets leave by a port: it does not have it yet, and both devices are its.
+  func wants(_ key: OffloadKey, to port: PortIndex) -> Bool
   /// Takes a flow over, until the next `invalidate` or until it is removed. False where it does not.
   func enter(_ flow: OffloadedFlow) -> Bool
   /// Lets go of a flow; does nothing where it has none.
@@ -146,7 +148,11 @@ extension Pipeline {
     if v4.candidates.isEmpty { return }
     for candidate in v4.candidates {
       let position = v4.flows.table.find(candidate.key, candidate.key.hash)
-      guard position >= 0, let flow = describe(position, candidate.tunnel, tables) else { continue }
+      guard position >= 0 else { continue }
+      let hop = Int(v4.flows.table.slots[position].hop)
+      guard offload.wants(OffloadKey(candidate.key), to: tables.hops.records[hop].port),
+        let flow = describe(position, candidate.tunnel, tables)
+      else { continue }
       // Before it is entered anew, because that begins to count anew.
       v4.flows.takeCounts(position, offload)
       if offload.enter(flow) { v4.flows.markOffloaded(position) }

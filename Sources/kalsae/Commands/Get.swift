@@ -90,7 +90,9 @@ extension Kalsae {
           "Flows",
           "\(status.flows) (\(status.flowStatistics.created) created, \(status.flowStatistics.expired) expired, "
             + "\(status.flowStatistics.evicted) evicted, \(status.flowStatistics.refused) refused)"
-        ), ("Drops", "\(status.drops)"),
+        ),
+        ("Kernel", status.carriedPackets.map { "carries flows: \($0) packets" } ?? "carries no flows"),
+        ("Drops", "\(status.drops)"),
       ]
       for (subject, text) in status.troubles.sorted(by: { $0.key < $1.key }) {
         lines.append(("Problem", "\(subject): \(text)"))

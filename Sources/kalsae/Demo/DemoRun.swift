@@ -51,6 +51,7 @@ final class DemoRun {
     }
     report.clearProgress()
     report.say(DemoResult.table(rows))
+    report.say(try carried())
     report.say("The wire of each mode: \(modes.map { path($0) }.joined(separator: " "))")
   }
 
@@ -158,6 +159,18 @@ final class DemoRun {
     ).sent
     report.check(sent.pathMTU == mtu, mode.title, "TCP believes in a path MTU of \(sent.pathMTU) instead of \(mtu)")
     return told
+  }
+
+  /// Who carried the packets, in words.
+  private func carried() throws -> String {
+    let parts = try cluster.nodes.compactMap { node in
+      try AgentClient(socketPath: cluster.socket(of: node)).ask(AgentRequest(.status)).reply.status?.carriedPackets
+        .map { "\($0) on \(node.name)" }
+    }
+    return parts.isEmpty
+      ? "User space carried all packets."
+      : "The kernel carried established IPv4 flows of pods on veth (\(parts.joined(separator: ", ")) packets); user space "
+        + "decided them and carried all others."
   }
 
   private func drops() throws -> DropSummary {
