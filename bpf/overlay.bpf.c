@@ -254,7 +254,8 @@ static __always_inline struct kalsae_flow *decide(struct __sk_buff *skb, struct 
     count(KALSAE_OVERLAY_OTHER_WAY, 1);
     return 0;
   }
-  if (p->time_to_live <= 1 || p->segment > flow->mtu) {
+  if (p->time_to_live <= 1 || p->segment > flow->mtu ||
+      (flow->flags & KALSAE_FLOW_NO_SUPER_FRAMES && skb->gso_size)) {
     count(KALSAE_OVERLAY_EXCEEDS, 1);
     return 0;
   }

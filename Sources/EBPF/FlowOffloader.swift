@@ -49,6 +49,8 @@ extension MACAddress {
 @safe
 public final class FlowOffloader: FlowOffload {
   public let folder: PinFolder
+  /// Where the programs of this network namespace are pinned: its devices' numbers mean nothing in another.
+  private let place: String
   /// The most directions of flows.
   public let limit: Int
   private let object: BPFObject
@@ -83,6 +85,7 @@ public final class FlowOffloader: FlowOffload {
     if let refusal = FlowOffloader.refusal() { throw EBPFError(refusal) }
     self.limit = limit
     folder = PinFolder(node: node)
+    place = folder.overlay(try SocketNamespace.cookie())
     object = try BPFObject("overlay", EmbeddedObjects.overlay)
     try object.resize("overlay_flows", limit)
     try object.load()
@@ -97,16 +100,16 @@ public final class FlowOffloader: FlowOffload {
     unsafe epoch = memory!.bindMemory(to: UInt32.self, capacity: 1)
     unsafe epoch.pointee = 1
     try folder.make()
-    try PinFolder.makeFolder(folder.overlay)
+    try PinFolder.makeFolder(place)
     for (name, map) in [("flows", flows.descriptor), ("counts", counts), ("ports", portMap.descriptor)] {
-      let path = "\(folder.overlay)/\(name)"
+      let path = "\(place)/\(name)"
       unsafe unlink(path)
       try check(unsafe kalsae_bpf_pin(map.number, path), "cannot pin map \(name) at \(path)")
     }
   }
 
   /// Whether what was loaded is still there: somebody may unload it.
-  public var isThere: Bool { PinFolder.isThere(folder.overlay) }
+  public var isThere: Bool { PinFolder.isThere(place) }
 
   deinit { unsafe munmap(epoch, FlowOffloader.epochSize) }
 
@@ -137,6 +140,11 @@ public final class FlowOffloader: FlowOffload {
   }
   private var underlay: Int32?
 
+  /// Whether super-frames go into tunnels whole.
+  public var wrapsSuperFrames = true {
+    didSet { if wrapsSuperFrames != oldValue { invalidate() } }
+  }
+
   /// Leaves a device to user space; its filter stays with its socket.
   public func forget(_ interface: Int32) {
     guard let port = installed.removeValue(forKey: interface) else { return }
@@ -146,18 +154,18 @@ public final class FlowOffloader: FlowOffload {
     unsafe unlink(linkPath(interface))
   }
 
-  private func linkPath(_ interface: Int32) -> String { "\(folder.overlay)/link-\(interface)" }
+  private func linkPath(_ interface: Int32) -> String { "\(place)/link-\(interface)" }
 
   private var links: [(interface: Int32, path: String)] {
-    PinFolder.list(folder.overlay).compactMap { name in
+    PinFolder.list(place).compactMap { name in
       guard name.hasPrefix("link-"), let number = Int32(name.dropFirst(5)) else { return nil }
-      return (number, "\(folder.overlay)/\(name)")
+      return (number, "\(place)/\(name)")
     }
   }
 
   /// The number of devices that a node's programs are attached to.
   static func devices(of folder: PinFolder) -> Int {
-    PinFolder.list(folder.overlay).count { $0.hasPrefix("link-") }
+    folder.overlays.reduce(0) { total, place in total + PinFolder.list(place).count { $0.hasPrefix("link-") } }
   }
 
   private func attach(_ interface: Int32) throws(EBPFError) {
@@ -209,7 +217,8 @@ public final class FlowOffloader: FlowOffload {
       refused &+= 1
       return false
     }
-    let record = FlowOffloader.record(flow, epoch: now, out: target.interface, toPeer: target.isPair)
+    var record = FlowOffloader.record(flow, epoch: now, out: target.interface, toPeer: target.isPair)
+    if !wrapsSuperFrames, flow.encapsulation != .none { record.flags |= UInt8(KALSAE_FLOW_NO_SUPER_FRAMES) }
     guard (try? flows.write([flow.key.record], [record])) != nil else {
       refused &+= 1
       return false
@@ -307,20 +316,25 @@ public final class FlowOffloader: FlowOffload {
 
   // MARK: The end
 
-  /// Takes programs, flows and folders of a node away. False where there was nothing. Sockets keep their filters, which
-  /// then find no flow.
+  /// Takes programs, flows and folders of a node away, those of the caller's network namespace or of all. False where
+  /// there was nothing. Sockets keep their filters, which then find no flow.
   @discardableResult
-  public static func unload(node: String) -> Bool {
+  public static func unload(node: String, everywhere: Bool = false) -> Bool {
     let folder = PinFolder(node: node)
-    guard PinFolder.isThere(folder.overlay) else { return false }
-    if let pinned = PinFolder.get("\(folder.overlay)/ports"),
-      let ports: BPFMap<UInt32, kalsae_port> = try? BPFMap("overlay_ports", pinned)
-    {
+    var places = folder.overlays
+    if !everywhere {
+      let own = (try? SocketNamespace.cookie()).map { folder.overlay($0) }
+      places = places.filter { $0 == own }
+    }
+    for place in places {
+      guard let pinned = PinFolder.get("\(place)/ports"),
+        let ports: BPFMap<UInt32, kalsae_port> = try? BPFMap("overlay_ports", pinned)
+      else { continue }
       // Before the first program goes: what a device no longer carries the socket's filter must not hold back.
       try? ports.remove(ports.entries(0, kalsae_port()).map(\.key))
     }
-    folder.remove { $0 == "overlay" }
-    return true
+    folder.remove { places.contains("\(folder.path)/\($0)") }
+    return !places.isEmpty
   }
 }
 

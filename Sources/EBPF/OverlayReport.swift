@@ -20,17 +20,21 @@ public struct OverlayReport: Sendable, Codable {
   ]
 
   static func read(_ folder: PinFolder) -> OverlayReport? {
-    guard let flows = PinFolder.get("\(folder.overlay)/flows"), let counts = PinFolder.get("\(folder.overlay)/counts")
-    else { return nil }
-    var report = OverlayReport()
-    if let map: BPFMap<kalsae_flow_key, kalsae_flow> = try? BPFMap("overlay_flows", flows) {
-      report.flows = map.keyCount(kalsae_flow_key())
-      report.limit = map.limit
-    }
-    report.counters = counterNames.indices.map { index in
-      EBPFReport.Counter(
-        name: counterNames[index].name, count: kalsae_bpf_lookup_sum(counts.number, UInt32(index)),
-        meaning: counterNames[index].meaning)
+    var report: OverlayReport?
+    for place in folder.overlays {
+      guard let flows = PinFolder.get("\(place)/flows"), let counts = PinFolder.get("\(place)/counts") else { continue }
+      var sum = report ?? OverlayReport()
+      if let map: BPFMap<kalsae_flow_key, kalsae_flow> = try? BPFMap("overlay_flows", flows) {
+        sum.flows += map.keyCount(kalsae_flow_key())
+        sum.limit += map.limit
+      }
+      sum.counters = counterNames.indices.map { index in
+        EBPFReport.Counter(
+          name: counterNames[index].name,
+          count: kalsae_bpf_lookup_sum(counts.number, UInt32(index))
+            + (sum.counters.isEmpty ? 0 : sum.counters[index].count), meaning: counterNames[index].meaning)
+      }
+      report = sum
     }
     return report
   }

@@ -15,8 +15,10 @@ public struct PinFolder: Sendable {
   var links: String { "\(path)/links" }
   var maps: String { "\(path)/maps-\(KALSAE_EBPF_LAYOUT)" }
   var nextMaps: String { "\(path)/maps-new" }
-  /// What carries flows is a thing of its own: it comes and goes without the services.
-  var overlay: String { "\(path)/overlay" }
+  /// What carries flows between the devices of a network namespace: a thing of its own, without the services.
+  func overlay(_ namespace: UInt64) -> String { "\(path)/overlay-\(namespace)" }
+  /// Those that there are.
+  var overlays: [String] { PinFolder.list(path).filter { $0.hasPrefix("overlay-") }.map { "\(path)/\($0)" } }
 
   public init(node: String) {
     self.node = node

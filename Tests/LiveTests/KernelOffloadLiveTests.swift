@@ -17,10 +17,11 @@ struct KernelOffloadLiveTests {
     var from: Cluster.Pod { test.a.pods[0] }
     var to: Cluster.Pod { test.b.pods[0] }
 
-    init(_ name: String, _ mode: Cluster.Mode, offload: Bool = true) throws {
+    init(_ name: String, _ mode: Cluster.Mode, offload: Bool = true, settings: [String] = []) throws {
       test = try TestCluster(name, KernelOffloadLiveTests.nodes, offload: offload)
       do {
-        try test.cluster.configureNodes("ebpf: required", "ebpfHooks: [overlay]", "serviceCIDRs: [10.96.0.0/16]")
+        try test.cluster.configureNodes(
+          ["ebpf: required", "ebpfHooks: [overlay]", "serviceCIDRs: [10.96.0.0/16]"] + settings)
         agents = try [test.a, test.b].map { try start($0) }
         try test.cluster.setMode(mode)
       } catch {
@@ -125,6 +126,20 @@ struct KernelOffloadLiveTests {
       #expect(sum(of: "octets", in: flows) + sum(of: "replyOctets", in: flows) > 3 * payload.byteCount, "\(flows)")
       #expect(try streams.kalsae("ebpf", "status", "--node", a.name).standardOutput.contains("attached to 3 devices"))
     }
+  }
+
+  @Test("TUN-9 Without tunnelOffload no super-frame goes into a tunnel whole, by the kernel neither")
+  func cut() throws {
+    let streams = try Streams("carrycut", .vxlan, settings: ["tunnelOffload: false"])
+    let (a, b) = (streams.test.a, streams.test.b)
+    let file = try streams.test.path("wire.pcap")
+    let capture = try a.namespace.capture(on: "eth0", to: file, limit: 3000)
+    try streams.test.lab.transfer(
+      Payload(byteCount: 8 << 20), from: a.pods[0].namespace, to: b.pods[0].namespace, address: .v4(b.pods[0].ipv4))
+    _ = try? capture.stop()
+    #expect(try PacketCheck.count(in: file, filter: "frame.len > 2000") == 0)
+    // What is no super-frame is carried all the same.
+    #expect(try streams.carried(a) > 0)
   }
 
   @Test("A policy cuts an established flow that the kernel carries at once, and its end lets it go on")

@@ -35,6 +35,7 @@ extension Agent {
       var failure: EBPFError?
       dataPath.change { _ in
         offload.underlayPort = underlay?.index
+        offload.wrapsSuperFrames = settings.tunnelOffload
         do throws(EBPFError) { try offload.set(ports) { sockets[$0.interface]! } } catch { failure = error }
       }
       if let failure { throw failure }

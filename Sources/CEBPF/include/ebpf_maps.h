@@ -210,6 +210,8 @@ struct kalsae_flow {
 /// Nothing of the outer header is to be carried over: the class is the packet's own, the time to live not smaller (TUN-6).
 #define KALSAE_FLOW_SAME_CLASS 4
 #define KALSAE_FLOW_LONGER_LIFE 8
+/// No super-frame goes this way: a device cannot cut it.
+#define KALSAE_FLOW_NO_SUPER_FRAMES 16
 
 /// `overlay_ports`: the devices that the programs look after, by index.
 struct kalsae_port {

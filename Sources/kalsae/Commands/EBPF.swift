@@ -132,7 +132,7 @@ struct EBPFCommand: ParsableCommand {
       let nodes = node.map { [$0] } ?? PinFolder.nodes()
       var text = ""
       for node in nodes {
-        let had = (FlowOffloader.unload(node: node), SocketBalancer.unload(node: node))
+        let had = (FlowOffloader.unload(node: node, everywhere: true), SocketBalancer.unload(node: node))
         if had == (false, false) { continue }
         text += "unloaded: node \(node)\n"
       }
