@@ -27,6 +27,9 @@ static inline void kalsae_unmap(void *p, size_t size) {
   if (p) munmap(p, size);
 }
 
+/// Gives whole pages back to the kernel; they are zero when they are touched again.
+static inline void kalsae_discard(void *p, size_t size) { madvise(p, size, MADV_DONTNEED); }
+
 /// Makes `size` octets of the `old_size` that `kalsae_map` returned, both whole pages; the new ones are zero. The pages
 /// move, their contents are not copied. Returns NULL when there is no room, and then leaves all as it was.
 static inline void *kalsae_grow(void *p, size_t old_size, size_t size) {

@@ -80,9 +80,10 @@ struct FlowTable<Key: FlowKey>: ~Copyable {
     mask = size - 1
   }
 
-  /// Whether the slots in use fit into a core's second-level cache, so that waiting for one costs less than coming back.
+  /// Whether the slots in use are a small part of a core's second-level cache, so that waiting for one costs less than
+  /// coming back.
   var isSmall: Bool {
-    @inline(__always) get { count <= 1 << 15 }
+    @inline(__always) get { count <= 1 << 13 }
   }
 
   var isFull: Bool { count + 2 > limit }
@@ -140,9 +141,15 @@ struct FlowTable<Key: FlowKey>: ~Copyable {
     return removed
   }
 
+  /// Doubles the table. What has moved is given back to the kernel on the way, and what is new takes memory only as it is
+  /// filled, in the same order: never more than the doubled table is in use.
   private mutating func grow() {
     let old = exchange(&slots, with: Memory(count: capacity * 2))
     mask = mask * 2 + 1
-    for position in 0..<old.count where !old[position].key.isFree { _ = place(old[position]) }
+    let step = (2 << 20) / MemoryLayout<FlowSlot<Key>>.stride
+    for position in 0..<old.count {
+      if !old[position].key.isFree { _ = place(old[position]) }
+      if (position + 1) % step == 0 { old.discard(position + 1 - step..<position + 1) }
+    }
   }
 }

@@ -55,11 +55,27 @@ struct Memory<T: BitwiseCopyable>: ~Copyable {
     count = newCount
   }
 
+  /// Gives the memory of elements back to the kernel, as far as it is whole pages: they are zero then.
+  func discard(_ range: Range<Int>) {
+    precondition(range.lowerBound >= 0 && range.upperBound <= count)
+    let stride = MemoryLayout<T>.stride
+    let (first, end) = ((range.lowerBound * stride + 4095) & ~4095, range.upperBound * stride & ~4095)
+    if first < end { unsafe kalsae_discard(UnsafeMutableRawPointer(base) + first, end - first) }
+  }
+
   /// Asks for the cache line of an element, which will be written. Not checked: asking for memory that is not there does
   /// nothing.
   @inline(__always)
   func prefetch(_ index: Int) {
     unsafe kalsae_prefetch_write(UnsafeRawPointer(base) + index &* MemoryLayout<T>.stride)
+  }
+
+  /// Asks for the cache line of an element and the next one, which will be read.
+  @inline(__always)
+  func prefetchPair(_ index: Int) {
+    let element = unsafe UnsafeRawPointer(base) + index &* MemoryLayout<T>.stride
+    unsafe kalsae_prefetch(element)
+    unsafe kalsae_prefetch(element + 64)
   }
 
   /// The octets of one element.
