@@ -80,7 +80,7 @@ final class SourcePort: Port {
   }
 
   func receive(into batch: inout FrameBatch) -> Int {
-    batch.append(contentsOf: frames)
+    for frame in frames { batch.append(frame) }
     return frames.count
   }
 

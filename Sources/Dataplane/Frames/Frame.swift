@@ -97,20 +97,35 @@ public struct Frame: BitwiseCopyable {
     get { unsafe Octets(unsafe: buffer + Int(start), count: Int(length)) }
   }
 
-  /// The packet's octets with `count` octets of headroom before them, which there must be.
-  @inlinable
-  @inline(__always)
-  @_lifetime(immortal)
-  public func octets(withHeadroom count: Int) -> Octets {
-    precondition(count >= 0 && count <= Int(start))
-    return unsafe Octets(unsafe: buffer + Int(start) - count, count: Int(length) + count)
-  }
-
   /// Whether the frame is an ordinary one, whole, with a finished checksum.
   @inlinable
   public var isFinished: Bool {
     @inline(__always)
     get { segmentation == .none && flags.isDisjoint(with: [.checksumPartial, .truncated]) }
+  }
+
+  /// Whether the frame is an ordinary one, whole; its checksum may be partial.
+  @inlinable
+  public var isOrdinary: Bool {
+    @inline(__always)
+    get { segmentation.rawValue | flags.rawValue & FrameFlags.truncated.rawValue == 0 }
+  }
+
+  /// Whether the partial checksum is of what begins `start` octets from the packet's first, and its field `offset` octets
+  /// further.
+  @inlinable
+  public func hasPartialChecksum(at start: Int, offset: Int) -> Bool {
+    Int(checksumStart) == Int(self.start) &+ start && Int(checksumOffset) == offset
+  }
+
+  /// The `length` octets from `offset` on, with `room` octets before them, which there must be.
+  @inlinable
+  @inline(__always)
+  @_lifetime(immortal)
+  public func octets(from offset: Int, length: Int, room: Int) -> Octets {
+    let first = Int(start) &+ offset &- room
+    precondition(first >= 0 && offset >= 0 && length >= 0 && offset &+ length <= Int(self.length))
+    return unsafe Octets(unsafe: buffer + first, count: length &+ room)
   }
 
   /// The octets that can still be pushed before the packet.
@@ -149,14 +164,15 @@ public struct Frame: BitwiseCopyable {
     wireLength &+= UInt32(truncatingIfNeeded: count)
   }
 
-  /// `push` for a frame that is whole.
+  /// Leaves `length` octets from `offset` on, and makes room for `count` octets before them: `narrow` and `push` in one.
   @inlinable
   @inline(__always)
-  public mutating func wrap(_ count: Int) {
-    precondition(count >= 0 && count <= Int(start))
-    start &-= UInt32(truncatingIfNeeded: count)
-    length &+= UInt32(truncatingIfNeeded: count)
-    wireLength = length
+  public mutating func rewrap(from offset: Int, length: Int, _ count: Int) {
+    let first = Int(start) &+ offset &- count
+    precondition(first >= 0 && offset >= 0 && count >= 0 && length >= 0 && offset &+ length <= Int(self.length))
+    start = UInt32(truncatingIfNeeded: first)
+    self.length = UInt32(truncatingIfNeeded: length &+ count)
+    wireLength = self.length
   }
 
   /// Cuts the packet to `count` octets, or lengthens it into the tailroom.

@@ -50,15 +50,6 @@ public struct FrameBatch: ~Copyable {
     filled &+= 1
   }
 
-  /// Adds several frames at the end, which must have room.
-  public mutating func append(contentsOf more: [Frame]) {
-    precondition(more.count <= capacity - count)
-    unsafe more.withUnsafeBufferPointer { source in
-      if let first = source.baseAddress { unsafe (frames + count).update(from: first, count: source.count) }
-    }
-    filled &+= more.count
-  }
-
   /// Empties the list.
   @inlinable
   public mutating func removeAll() { filled = 0 }

@@ -3,31 +3,50 @@ import Addresses
 /// The packets of one family in the batch that want a flow, and the flows.
 struct Family<Key: FlowKey>: ~Copyable {
   let keys = PerPacket<Key>()
+  let plain = PerPacket<PlainPacket>()
   var list = PacketList()
   /// Where the flows of the listed packets are.
   let positions = PerPacket<Int32>()
   private var misses = PacketList()
   /// Flows of this batch that somebody else may carry from now on.
   var candidates: [OffloadCandidate<Key>] = []
+  private let steps = PerPacket<UInt32>()
+  private var judgements: [Verdict] = Array(repeating: .refused, count: Family.groupLength)
   var flows: FlowState<Key>
 
   init(limit: Int) { flows = FlowState(limit: limit) }
+
+  /// Lists a packet that the general parser has read; its context has the hash of the key too.
+  @inline(__always)
+  mutating func enlist(_ index: Int, _ key: Key, _ hash: UInt64) {
+    flows.table.prefetch(hash)
+    keys[index] = key
+    plain[index] = .general(hash)
+    list.append(index)
+  }
 
   /// Looks up the flows of the listed packets and sends on those that have one; the rest are classified, in order.
   ///
   /// Positions are found for all first: where a probe goes on to the next slot, several of them wait for memory at once.
   mutating func lookUp(_ core: inout Core, _ batch: inout FrameBatch, _ tables: borrowing Tables) {
     if list.isEmpty { return }
-    for number in 0..<list.count {
-      let index = list[number]
-      let position = flows.table.find(keys[index], core.contexts[index].hash)
-      positions[number] = Int32(truncatingIfNeeded: position)
-    }
+    locate(tables)
     sendKnown(&core, &batch, tables)
     list.removeAll()
     if misses.isEmpty { return }
-    for number in 0..<misses.count { classify(misses[number], &core, &batch, tables) }
+    classifyMisses(&core, &batch, tables)
     misses.removeAll()
+  }
+
+  /// Finds the flows of the listed packets, and asks for the hops that they lead to.
+  @inline(never)
+  private func locate(_ tables: borrowing Tables) {
+    for number in 0..<list.count {
+      let index = list[number]
+      let position = flows.table.find(keys[index], plain[index].hash)
+      positions[number] = Int32(truncatingIfNeeded: position)
+      if position >= 0 { tables.hops.prefetch(flows.table.slots[position].hop) }
+    }
   }
 
   /// Sends on the listed packets whose flows are known and current; the rest are noted. Sending enters no flow and takes
@@ -36,11 +55,15 @@ struct Family<Key: FlowKey>: ~Copyable {
     let epoch = tables.epoch
     var number = 0
     while true {
-      if core.link.isUsable { number = sendPlain(from: number, &core, &batch, tables) }
+      number = sendPlain(from: number, &core, &batch, tables)
       guard number < list.count else { return }
       let index = list[number]
       let position = Int(positions[number])
       number += 1
+      if plain[index].length != 0 {
+        core.unfold(index, plain[index], Key.self, &batch)
+        plain[index].offset = 0
+      }
       if position >= 0, flows.table.slots[position].epoch == epoch,
         core.contexts[index].tcpFlags & 0x12 != 0x02 || !flows.isReopened(position)
       {
@@ -77,6 +100,103 @@ struct Family<Key: FlowKey>: ~Copyable {
     core.dispatch(index, hop, &batch, tables)
   }
 
+  /// Classifies what was missed, in order. What several packets read from memory is asked for together: first what the
+  /// decisions need, then, when all of a group are decided, the places where their flows are entered.
+  @inline(never)
+  private mutating func classifyMisses(_ core: inout Core, _ batch: inout FrameBatch, _ tables: borrowing Tables) {
+    guard misses.count > 1, !core.isTracing else {
+      for number in 0..<misses.count { classify(misses[number], &core, &batch, tables) }
+      return
+    }
+    if tables.services.isLarge { anticipate(tables) }
+    var start = 0
+    while start < misses.count {
+      let end = min(start + Family.groupLength, misses.count)
+      for number in start..<end {
+        judgements[number - start] = judge(misses[number], &core, &batch, tables)
+      }
+      for number in start..<end {
+        switch judgements[number - start] {
+        case .refused: break
+        case .known: classify(misses[number], &core, &batch, tables)
+        case .decided(let judgement):
+          let index = misses[number]
+          // An earlier packet of the group may have entered the flow.
+          guard flows.table.find(keys[index], plain[index].hash) < 0 else {
+            classify(index, &core, &batch, tables)
+            continue
+          }
+          let position = enter(index, judgement, &core, &batch, tables)
+          if position >= 0, !sendPlain(index, position, tables.epoch, &core, &batch, tables) {
+            send(index, position, &core, &batch, tables)
+          }
+        }
+      }
+      start = end
+    }
+  }
+
+  /// As many places as wait for memory at once.
+  private static var groupLength: Int { 16 }
+
+  /// What is known of a first packet before its flow is entered.
+  private enum Verdict {
+    /// It was dropped or answered.
+    case refused
+    /// Its flow is in the table: `classify` sees to it.
+    case known
+    case decided(Judgement)
+  }
+
+  /// Decides a packet whose flow is not in the table, and asks for the place where the reply's entry goes.
+  private mutating func judge(
+    _ index: Int, _ core: inout Core, _ batch: inout FrameBatch, _ tables: borrowing Tables
+  ) -> Verdict {
+    let key = keys[index]
+    if flows.table.find(key, plain[index].hash) >= 0 { return .known }
+    guard
+      let judgement = core.decide(
+        index, key.tail, source: key.sourceAddress, destination: key.destinationAddress, &batch, tables)
+    else { return .refused }
+    if judgement.masquerade == nil {
+      let reply = translated(key, judgement, tables).reversed(zone: judgement.decision.zone)
+      flows.table.prefetch(reply.hash)
+    }
+    flows.anticipateEviction(near: plain[index].hash)
+    return .decided(judgement)
+  }
+
+  /// Asks step by step for what leads from the missed packets' destinations to endpoints of services: each step for all
+  /// packets, so that they wait for it once.
+  private mutating func anticipate(_ tables: borrowing Tables) {
+    for number in 0..<misses.count {
+      let key = keys[misses[number]]
+      tables.services.prefetchFrontend(
+        key.destinationAddress, isIPv6: Key.isIPv6, transport: key.tail.transport, port: key.tail.destinationPort)
+    }
+    for number in 0..<misses.count {
+      let key = keys[misses[number]]
+      let frontend = tables.services.frontend(
+        key.destinationAddress, isIPv6: Key.isIPv6, transport: key.tail.transport, port: key.tail.destinationPort)
+      steps[number] = frontend ?? 0
+      if let frontend { tables.services.frontendRecords.prefetch(Int(frontend)) }
+    }
+    for number in 0..<misses.count where steps[number] != 0 {
+      let service = tables.services.frontendRecords[Int(steps[number])].service
+      steps[number] = service
+      tables.services.services.prefetch(Int(service))
+    }
+    for number in 0..<misses.count where steps[number] != 0 {
+      let list = tables.services.services[Int(steps[number])].list
+      steps[number] = list
+      tables.services.prefetchList(list)
+    }
+    // The endpoints of a service lie side by side for the most part; the first two lines are those of four.
+    for number in 0..<misses.count where steps[number] != 0 {
+      tables.services.backends.prefetchPair(Int(tables.services.lists[Int(steps[number])]))
+    }
+  }
+
   /// Decides what becomes of a packet whose flow is not known, or was decided from something that has changed since.
   private mutating func classify(
     _ index: Int, _ core: inout Core, _ batch: inout FrameBatch, _ tables: borrowing Tables
@@ -95,7 +215,11 @@ struct Family<Key: FlowKey>: ~Copyable {
       core.record(.flowMissing)
     }
     if position < 0 {
-      position = enter(index, &core, &batch, tables)
+      guard
+        let judgement = core.decide(
+          index, key.tail, source: key.sourceAddress, destination: key.destinationAddress, &batch, tables)
+      else { return }
+      position = enter(index, judgement, &core, &batch, tables)
       if position < 0 { return }
     }
     send(index, position, &core, &batch, tables)
@@ -170,21 +294,20 @@ struct Family<Key: FlowKey>: ~Copyable {
     return Family.consumed
   }
 
-  /// Decides a new flow and enters it. Returns its position; negative where the packet needs nothing more.
+  /// The packets of a flow as they reach the endpoint that was chosen, if there is one.
+  private func translated(_ key: Key, _ judgement: Judgement, _ tables: borrowing Tables) -> Key {
+    guard judgement.backend != 0 else { return key }
+    let backend = tables.services.backends[Int(judgement.backend)]
+    return key.translated(destination: backend.address, port: backend.port, source: nil)
+  }
+
+  /// Enters a new flow as it was decided. Returns its position; negative where the packet needs nothing more.
   private mutating func enter(
-    _ index: Int, _ core: inout Core, _ batch: inout FrameBatch, _ tables: borrowing Tables
+    _ index: Int, _ judgement: Judgement, _ core: inout Core, _ batch: inout FrameBatch, _ tables: borrowing Tables
   ) -> Int {
     let key = keys[index]
-    guard
-      let judgement = core.decide(
-        index, key.tail, source: key.sourceAddress, destination: key.destinationAddress, &batch, tables)
-    else { return Family.consumed }
     let zone = judgement.decision.zone
-    var translated = key
-    if judgement.backend != 0 {
-      let backend = tables.services.backends[Int(judgement.backend)]
-      translated = key.translated(destination: backend.address, port: backend.port, source: nil)
-    }
+    var translated = translated(key, judgement, tables)
     if let address = judgement.masquerade {
       guard let free = masquerade(translated, address, zone, &core, tables) else {
         return drop(index, .noFreePort, &core, batch)

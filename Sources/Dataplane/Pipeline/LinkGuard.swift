@@ -7,15 +7,20 @@ struct LinkGuard: BitwiseCopyable {
   private var firstMask: UInt64
   private var second: UInt64
   private var secondMask: UInt64
+  /// Octets 8 to 15 where the packet is IPv6.
+  private var second6: UInt64
+  private var second6Mask: UInt64
 
   /// Lets nothing pass.
-  static var none: LinkGuard { LinkGuard(first: 1, firstMask: 0, second: 0, secondMask: 0) }
+  static var none: LinkGuard { LinkGuard(first: 1) }
 
-  private init(first: UInt64, firstMask: UInt64, second: UInt64, secondMask: UInt64) {
+  private init(first: UInt64) {
     self.first = first
-    self.firstMask = firstMask
-    self.second = second
-    self.secondMask = secondMask
+    firstMask = 0
+    second = 0
+    secondMask = 0
+    second6 = 0
+    second6Mask = 0
   }
 
   init(_ port: PortRecord) {
@@ -33,13 +38,27 @@ struct LinkGuard: BitwiseCopyable {
     firstMask = (destinationMask << 16 | sourceMask >> 32 & 0xffff).bigEndian
     second = ((port.peerMAC & 0xffff_ffff) << 32 | UInt64(EtherType.ipv4.rawValue) << 16 | 0x4500).bigEndian
     secondMask = ((sourceMask & 0xffff_ffff) << 32 | 0xffff_ff00).bigEndian
+    second6 = ((port.peerMAC & 0xffff_ffff) << 32 | UInt64(EtherType.ipv6.rawValue) << 16 | 0x6000).bigEndian
+    second6Mask = ((sourceMask & 0xffff_ffff) << 32 | 0xffff_f000).bigEndian
   }
 
   var isUsable: Bool { secondMask != 0 }
 
-  /// Whether a frame of at least 16 octets begins so.
+  /// Whether a frame of at least 16 octets begins so, with an IPv4 packet.
   @inline(__always)
   func admits(_ octets: Octets) -> Bool {
     (octets[u64Native: 0] ^ first) & firstMask | (octets[u64Native: 8] ^ second) & secondMask == 0
+  }
+
+  /// Whether a frame says that it carries IPv6.
+  @inline(__always)
+  static func isIPv6(_ octets: Octets) -> Bool {
+    octets.count >= EthernetHeader.length && octets[u16: 12] == EtherType.ipv6.rawValue
+  }
+
+  /// The same as `admits` with an IPv6 packet.
+  @inline(__always)
+  func admits6(_ octets: Octets) -> Bool {
+    (octets[u64Native: 0] ^ first) & firstMask | (octets[u64Native: 8] ^ second6) & second6Mask == 0
   }
 }

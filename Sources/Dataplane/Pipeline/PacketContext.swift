@@ -34,28 +34,6 @@ struct PacketContext: BitwiseCopyable {
     static var originated: Flags { Flags(rawValue: 64) }
     /// Sent to a group at the link layer.
     static var linkGroup: Flags { Flags(rawValue: 128) }
-    /// A finished TCP or UDP packet without options, extension headers and fragments: see `Pipeline+Plain`.
-    static var plain: Flags { Flags(rawValue: 256) }
-  }
-
-  /// The context of a plain packet.
-  @inline(__always)
-  init(
-    hash: UInt64, length: UInt32, transport: UInt16, trafficClass: UInt8, timeToLive: UInt8, transportProtocol: UInt8,
-    tcpFlags: UInt8, flags: Flags, tunnel: Encapsulation.RawValue, peer: UInt16
-  ) {
-    self.hash = hash
-    self.length = length
-    next = -1
-    self.transport = transport
-    self.peer = peer
-    hop = 0
-    self.trafficClass = trafficClass
-    self.timeToLive = timeToLive
-    self.transportProtocol = transportProtocol
-    self.tcpFlags = tcpFlags
-    self.flags = flags
-    self.tunnel = tunnel
   }
 
   init() {

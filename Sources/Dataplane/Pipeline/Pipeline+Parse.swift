@@ -129,9 +129,7 @@ extension Pipeline {
     if core.contexts[index].flags.contains(.icmpError) {
       return v4.passError(index, &core, &batch, tables)
     }
-    v4.keys[index] = key
-    v4.flows.table.prefetch(hash)
-    v4.list.append(index)
+    v4.enlist(index, key, hash)
   }
 
   /// An IPv6 packet whose header is the frame's start.
@@ -199,8 +197,6 @@ extension Pipeline {
     if core.contexts[index].flags.contains(.icmpError) {
       return v6.passError(index, &core, &batch, tables)
     }
-    v6.keys[index] = key
-    v6.flows.table.prefetch(hash)
-    v6.list.append(index)
+    v6.enlist(index, key, hash)
   }
 }

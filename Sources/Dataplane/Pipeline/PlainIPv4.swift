@@ -3,13 +3,15 @@
 /// The octets of a word are counted from its lowest bits, so that the first of them is `word & 0xff` on every machine.
 struct PlainIPv4 {
   private let head: UInt32
-  private let middle: UInt64
+  /// Octets 4 to 11: identification, flags and offset, time to live, protocol, checksum.
+  let middle: UInt64
   /// Source and destination address as they lie in the packet.
   let addresses: UInt64
 
   static var length: Int { 20 }
 
-  /// Nil where the packet is anything else, or wrong: the general way says what.
+  /// Nil where the packet is anything else, or wrong: the general way says what. That the length covers the header is for
+  /// the caller to look after, who wants more.
   @inline(__always)
   init?(_ octets: Octets) {
     guard octets.count >= PlainIPv4.length else { return nil }
@@ -19,8 +21,10 @@ struct PlainIPv4 {
     head = UInt32(littleEndian: first)
     middle = UInt64(littleEndian: second)
     // Version 4, five words, and in the third word of 16 bits neither "more fragments" nor an offset.
-    guard head & 0xff == 0x45, middle & 0xff3f_0000 == 0, totalLength >= PlainIPv4.length, totalLength <= octets.count
-    else { return nil }
+    guard (head ^ 0x45) & 0xff | UInt32(truncatingIfNeeded: middle) & 0xff3f_0000 == 0, totalLength <= octets.count
+    else {
+      return nil
+    }
     // The one's complement sum in 64 bits: 2^16 and 2^64 are both 1 modulo 65535, so it is right when that divides it.
     let (a, carryA) = second.addingReportingOverflow(addresses)
     let (b, carryB) = a.addingReportingOverflow(UInt64(first) &+ (carryA ? 1 : 0))
@@ -33,13 +37,10 @@ struct PlainIPv4 {
   var totalLength: Int {
     @inline(__always) get { Int(UInt16(truncatingIfNeeded: head >> 16).byteSwapped) }
   }
-  var dontFragment: Bool {
-    @inline(__always) get { middle & 0x0040_0000 != 0 }
-  }
   var timeToLive: UInt8 {
-    @inline(__always) get { UInt8(truncatingIfNeeded: middle >> 32) }
+    @inline(__always) get { FlowRewrite4.timeToLive(middle) }
   }
   var transport: UInt8 {
-    @inline(__always) get { UInt8(truncatingIfNeeded: middle >> 40) }
+    @inline(__always) get { FlowRewrite4.transport(middle) }
   }
 }

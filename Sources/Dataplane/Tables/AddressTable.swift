@@ -41,6 +41,10 @@ struct AddressTable: ~Copyable {
     }
   }
 
+  /// Asks for the place of a key.
+  @inline(__always)
+  func prefetch(_ high: UInt64, _ low: UInt64, tag: UInt32) { slots.prefetch(home(high, low, tag &+ 1)) }
+
   /// Sets the value of a key.
   mutating func insert(_ high: UInt64, _ low: UInt64, tag: UInt32, value: UInt32) {
     if (count + 1) * 2 > mask + 1 { grow() }

@@ -45,10 +45,15 @@ protocol FlowRewrite: BitwiseCopyable, Sendable {
   var addresses: ChecksumDelta { get }
   /// The length of the network-layer header of a plain packet.
   static var headerLength: Int { get }
-  /// Gives a plain packet, which is not translated, another time to live.
-  static func countDown(_ octets: Octets, timeToLive: UInt8)
-  /// Gives a plain packet the new values and another time to live: one less. The transport's checksum is at `checksum`.
-  func applyPlain(to octets: Octets, timeToLive: UInt8, checksum: Int, isTCP: Bool)
+  /// What a plain packet's `PlainPacket.word` says.
+  static func timeToLive(_ word: UInt64) -> UInt8
+  static func transport(_ word: UInt64) -> UInt8
+  static func dontFragment(_ word: UInt64) -> Bool
+  /// Takes one hop from a plain packet that is not translated.
+  static func countDown(_ octets: Octets, _ word: UInt64)
+  /// Gives a plain packet the new values and takes one hop from it. Of a partial checksum only the pseudo header is
+  /// summed yet.
+  func applyPlain(to octets: Octets, _ word: UInt64, isPartial: Bool)
   /// Writes the new values into a packet whose network-layer header is at the start of `octets`.
   func apply(to octets: Octets, _ context: PacketContext, isPartial: Bool)
   /// The same for a packet that an error quotes, of which perhaps only the first octets are there.

@@ -37,19 +37,32 @@ struct FlowRewrite4: FlowRewrite {
   static var headerLength: Int { IPv4Header.length }
 
   @inline(__always)
-  static func countDown(_ octets: Octets, timeToLive: UInt8) {
-    octets[8] = timeToLive
-    octets[u16Native: 10] = ChecksumDelta.hop.appliedOnce(to: octets[u16Native: 10])
+  static func timeToLive(_ word: UInt64) -> UInt8 { UInt8(truncatingIfNeeded: word >> 32) }
+  @inline(__always)
+  static func transport(_ word: UInt64) -> UInt8 { UInt8(truncatingIfNeeded: word >> 40) }
+  @inline(__always)
+  static func dontFragment(_ word: UInt64) -> Bool { word & 0x0040_0000 != 0 }
+
+  @inline(__always)
+  static func countDown(_ octets: Octets, _ word: UInt64) { hop(octets, word, .hop) }
+
+  /// One hop less, in the header's third word: time to live, protocol, checksum.
+  @inline(__always)
+  private static func hop(_ octets: Octets, _ word: UInt64, _ delta: ChecksumDelta) {
+    let checksum = delta.appliedOnce(to: UInt16(truncatingIfNeeded: word >> 48).littleEndian).littleEndian
+    let start = UInt32(truncatingIfNeeded: word >> 32) & 0xffff
+    octets[u32Native: 8] = ((start &- 1) | UInt32(checksum) << 16).littleEndian
   }
 
   @inline(__always)
-  func applyPlain(to octets: Octets, timeToLive: UInt8, checksum: Int, isTCP: Bool) {
-    octets[8] = timeToLive
-    octets[u16Native: 10] = (addresses.plus(.hop)).appliedOnce(to: octets[u16Native: 10])
+  func applyPlain(to octets: Octets, _ word: UInt64, isPartial: Bool) {
+    FlowRewrite4.hop(octets, word, addresses.plus(.hop))
     octets[u32Native: 12] = source
     octets[u32Native: 16] = destination
     octets[u32Native: IPv4Header.length] = ports
-    mendPlainTransport(octets, at: checksum, transport, isTCP: isTCP)
+    mendPlainTransport(
+      octets.dropping(IPv4Header.length), isPartial: isPartial, addresses, transport,
+      isTCP: FlowRewrite4.transport(word) == IPProtocol.tcp.rawValue)
   }
 
   @inline(__always)
@@ -108,17 +121,26 @@ struct FlowRewrite6: FlowRewrite {
   static var headerLength: Int { IPv6Header.length }
 
   @inline(__always)
-  static func countDown(_ octets: Octets, timeToLive: UInt8) { octets[7] = timeToLive }
+  static func timeToLive(_ word: UInt64) -> UInt8 { UInt8(truncatingIfNeeded: word >> 56) }
+  @inline(__always)
+  static func transport(_ word: UInt64) -> UInt8 { UInt8(truncatingIfNeeded: word >> 48) }
+  @inline(__always)
+  static func dontFragment(_ word: UInt64) -> Bool { true }
 
   @inline(__always)
-  func applyPlain(to octets: Octets, timeToLive: UInt8, checksum: Int, isTCP: Bool) {
-    octets[7] = timeToLive
+  static func countDown(_ octets: Octets, _ word: UInt64) { octets[7] = timeToLive(word) &- 1 }
+
+  @inline(__always)
+  func applyPlain(to octets: Octets, _ word: UInt64, isPartial: Bool) {
+    FlowRewrite6.countDown(octets, word)
     octets[u64Native: 8] = source.0
     octets[u64Native: 16] = source.1
     octets[u64Native: 24] = destination.0
     octets[u64Native: 32] = destination.1
     octets[u32Native: IPv6Header.length] = ports
-    mendPlainTransport(octets, at: checksum, transport, isTCP: isTCP)
+    mendPlainTransport(
+      octets.dropping(IPv6Header.length), isPartial: isPartial, addresses, transport,
+      isTCP: FlowRewrite6.transport(word) == IPProtocol.tcp.rawValue)
   }
 
   @inline(__always)
@@ -141,14 +163,18 @@ struct FlowRewrite6: FlowRewrite {
 
 /// Mends the transport checksum of a plain packet.
 @inline(__always)
-private func mendPlainTransport(_ octets: Octets, at offset: Int, _ delta: ChecksumDelta, isTCP: Bool) {
-  let old = octets[u16Native: offset]
-  let new = delta.appliedOnce(to: old)
-  if isTCP {
-    octets[u16Native: offset] = new
-  } else if old != 0 {
+private func mendPlainTransport(
+  _ octets: Octets, isPartial: Bool, _ addresses: ChecksumDelta, _ all: ChecksumDelta, isTCP: Bool
+) {
+  if isPartial {
+    octets.applyPartialChecksum(addresses, at: isTCP ? 16 : 6)
+  } else if isTCP {
+    octets[u16Native: 16] = all.appliedOnce(to: octets[u16Native: 16])
+  } else {
+    let old = octets[u16Native: 6]
+    let new = all.appliedOnce(to: old)
     // TUN-9: none stays none, and a computed 0 is written as 0xffff.
-    octets[u16Native: offset] = new == 0 ? 0xffff : new
+    if old != 0 { octets[u16Native: 6] = new == 0 ? 0xffff : new }
   }
 }
 

@@ -234,6 +234,8 @@ struct FlowState<Key: FlowKey>: ~Copyable {
 
   private mutating func remove(_ index: ConnectionIndex) {
     let connection = connections.places[Int(index)]
+    table.prefetch(connection.forward.hash)
+    table.prefetch(connection.reply.hash)
     table.remove(connection.forward)
     table.remove(connection.reply)
     if connection.isOffloaded {
@@ -241,6 +243,17 @@ struct FlowState<Key: FlowKey>: ~Copyable {
       ended.append(connection.reply)
     }
     connections.release(index)
+  }
+
+  /// Asks for what `evict` will read first, where it will be called.
+  @inline(__always)
+  func anticipateEviction(near hash: UInt64) {
+    guard table.isFull || connections.count >= connections.limit else { return }
+    let start = Int(truncatingIfNeeded: hash)
+    for step in 0..<8 {
+      let position = (start &+ step) & (table.capacity - 1)
+      connections.places.prefetchPair(Int(table.slots[position].connection))
+    }
   }
 
   /// Gives up the least useful of the flows near a key's place: one that has ended before one that was never answered,

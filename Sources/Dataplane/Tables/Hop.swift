@@ -105,6 +105,7 @@ extension HopRecord {
     plainSum = 0
     plainStart = 0x4500_0000 | UInt32(isPiped ? (hop.tunnel?.dscp ?? 0) << 2 : 0) << 16 | UInt32(overhead)
     plain = HopRecord.plain(hop).rawValue
+    plainMTU = plain == PlainHop.no.rawValue ? 0 : UInt16(clamping: mtu)
 
     var octets = [UInt8](repeating: 0, count: HopRecord.templateSize)
     let innerType: EtherType = inner == .ipv4 ? .ipv4 : .ipv6
@@ -205,6 +206,10 @@ struct HopTable: ~Copyable {
   @inline(__always)
   static func index(_ hop: HopIndex, isIPv6: Bool) -> HopIndex { hop | (isIPv6 ? 1 : 0) }
 
+  /// Asks for both cache lines of a record.
+  @inline(__always)
+  func prefetch(_ record: HopIndex) { records.prefetchPair(Int(record)) }
+
   mutating func insert(_ hop: Hop) -> HopIndex {
     let index = free.popLast() ?? HopIndex(hops.count * 2)
     if Int(index) / 2 == hops.count { hops.append(nil) }
@@ -224,6 +229,7 @@ struct HopTable: ~Copyable {
     for record in Int(index)...Int(index) + 1 {
       records[record].neighbour = NeighbourState.failed.rawValue
       records[record].plain = PlainHop.no.rawValue
+      records[record].plainMTU = 0
     }
   }
 

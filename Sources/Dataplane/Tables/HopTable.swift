@@ -65,7 +65,9 @@ struct HopRecord: BitwiseCopyable {
   var plain: PlainHop.RawValue
   /// The bits of the inner traffic class that the outer header takes over: all, or ECN alone (TUN-5, TUN-6).
   var trafficClassMask: UInt8
-  private var padding: (UInt8, UInt16) = (0, 0)
+  /// The largest inner packet that the fast path sends: `mtu`, or 0 where it sends none.
+  var plainMTU: UInt16
+  private var padding: UInt16 = 0
   /// `headerSum` as a number, with the overhead added.
   var plainSum: UInt16
   /// The first four octets of the outer IPv4 header as a number: version, traffic class, overhead for a length.

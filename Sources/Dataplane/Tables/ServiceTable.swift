@@ -188,6 +188,18 @@ struct ServiceTable: ~Copyable {
     return frontends.find(high, low, tag: ServiceTable.tag(transport, port, isIPv6: isIPv6))
   }
 
+  /// Whether the table is more than a core's caches hold beside the rest.
+  var isLarge: Bool { frontends.count > 4096 }
+
+  /// Asks for the place of a frontend.
+  func prefetchFrontend(_ address: IPAddress?, isIPv6: Bool, transport: UInt8, port: UInt16) {
+    let (high, low) = ServiceTable.words(address)
+    frontends.prefetch(high, low, tag: ServiceTable.tag(transport, port, isIPv6: isIPv6))
+  }
+
+  /// Asks for the beginning of a list.
+  func prefetchList(_ list: UInt32) { lists.prefetch(Int(list)) }
+
   func ranges(of frontend: UInt32) -> [IPPrefix]? { sourceRanges[frontend] }
 
   /// Whether some service has the cluster IP, on whatever port.
