@@ -95,6 +95,46 @@ import Testing
     #expect(reach([Self.policy(egress: [out])]) == "", "Ingress is isolated all the same")
   }
 
+  @Test("NP-7 NP-8 the addresses of pods on the host's network are their node's") func hostNetwork() {
+    let bench = Self.bench([Self.policy()])
+    let own = IPAddress("10.0.9.1")!
+    func reaches(_ from: Origin) -> Bool {
+      bench.send(from, to: IPAddress("10.244.1.2")!, 6, port: 80).drop == nil
+    }
+    #expect(!reaches(.node(own)))
+    for (node, isOwn) in [("n1", true), ("n2", false)] {
+      bench.apply([
+        .upsert(
+          Pod(
+            metadata: ObjectMetadata(name: "agent", namespace: "other"), nodeName: node, hostNetwork: true,
+            addresses: [own], phase: .running
+          ).resource)
+      ])
+      #expect(reaches(.node(own)) == isOwn, "\(node)")
+    }
+  }
+
+  @Test("NP-9 of two pods that name one address the one of this node counts") func twoPods() {
+    let bench = Self.bench([Self.policy()])
+    func isClosed() -> Bool {
+      Self.sources.allSatisfy {
+        bench.send($0.value, to: IPAddress("10.244.1.2")!, 6, port: 80).drop == .policyIngress
+      }
+    }
+    #expect(isClosed())
+    // One that moves away, or has not heard that it is gone, in a namespace without policies.
+    for name in ["a", "z"] {
+      var pod = Pod(
+        metadata: ObjectMetadata(name: name, namespace: name), nodeName: "n2",
+        addresses: [IPAddress("10.244.1.2")!], phase: .running)
+      bench.apply([.upsert(pod.resource)])
+      #expect(isClosed(), "\(name)")
+      pod.addresses = []
+      bench.apply([.upsert(pod.resource)])
+      #expect(isClosed(), "\(name)")
+    }
+  }
+
   @Test("NP-3 empty lists are any; one of the peers and one of the ports") func rules() {
     #expect(reach(Rule()) == all)
     let web = NetworkPolicy.Peer.pods(namespaces: nil, pods: pods("web"))

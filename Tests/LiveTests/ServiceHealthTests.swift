@@ -135,11 +135,24 @@ struct ServiceHealthTests {
       addressType: IPv4
       ports: [{name: main, port: 8080, protocol: TCP}]
       endpoints: [{addresses: ["\(test.b.pods[1].ipv4)"], conditions: {ready: true}, nodeName: node-b}]
+      ---
+      apiVersion: v1
+      kind: Service
+      metadata: {name: inner, namespace: demo}
+      spec: {clusterIP: 10.96.0.77, internalTrafficPolicy: Local, ports: [{port: 80}]}
+      ---
+      apiVersion: discovery.k8s.io/v1
+      kind: EndpointSlice
+      metadata: {name: inner-1, namespace: demo, labels: {kubernetes.io/service-name: inner}}
+      addressType: IPv4
+      ports: [{port: 8080, protocol: TCP}]
+      endpoints: [{addresses: ["\(test.b.pods[1].ipv4)"], conditions: {ready: true}, nodeName: node-b}]
 
       """)
     try test.cluster.settle()
     text = try get(test.a.namespace, "http://127.0.0.1:10249/metrics").body
     #expect(value(programmed) == 1)
+    #expect(value(#"kubeproxy_sync_proxy_rules_no_local_endpoints_total{traffic_policy="internal"}"#) == 1)
     #expect(value(#"kubeproxy_network_programming_duration_seconds_bucket{le="300"}"#) == 0)
 
     // Whoever holds the port keeps it; the agent says so, and takes it when it is free.
