@@ -1,5 +1,7 @@
 import Addresses
+import CEBPF
 import CLinux
+import Glibc
 import Testing
 
 @testable import Node
@@ -265,6 +267,47 @@ struct ClassifierTests {
       #expect(interpret(program, ipv6(to: "2001:db8::1", 6, ClassifierTests.ports(port))) == .max)
       #expect(interpret(program, ipv6(to: "2001:db8::1", 6, ClassifierTests.ports(port + 1))) == 0)
     }
+  }
+
+  @Test("The program for a socket that a filter becomes says the same of every packet", .enabled(if: geteuid() == 0))
+  func translated() throws {
+    var shared = classifier
+    shared.takesShared = true
+    let ports = (0..<1000).map { UInt16(30000 + 2 * $0) }
+    let many = PacketClassifier(
+      localAddresses: [IPAddress("192.0.2.1")!, IPAddress("2001:db8::1")!], udpPorts: [4789],
+      doors: [
+        .init([IPAddress("192.0.2.1")!, IPAddress("2001:db8::1")!], transport: 6, ports: ports.map { $0...$0 })
+      ])
+    var packets = ClassifierTests.cases.filter { $0.vlan == 0 }.map(\.packet)
+    packets += [UInt16(30000), 30001, 31998].flatMap {
+      [
+        ipv4(to: ClassifierTests.own, 6, ClassifierTests.ports($0)),
+        ipv6(to: "2001:db8::1", 6, ClassifierTests.ports($0)),
+      ]
+    }
+    // Every beginning too.
+    packets += packets.flatMap { packet in (1..<max(1, packet.count)).map { Array(packet.prefix($0)) } }
+    var taken = 0
+    for filter in try [classifier, shared, ClassifierTests.doors, many, .everything].map({ try $0.socketFilter() }) {
+      let program = unsafe filter.withUnsafeBytes { unsafe kalsae_bpf_load_classic($0.baseAddress!, filter.count) }
+      try #require(program >= 0, "error \(-program)")
+      defer { close(program) }
+      for packet in packets where packet.count > 20 {
+        // A program for sockets is run on what is behind an Ethernet header.
+        var frame = [UInt8](repeating: 0, count: 12) + [0x88, 0xb5] + packet
+        var capacity = UInt32(frame.count)
+        var verdict: UInt32 = 0
+        var time: UInt32 = 0
+        let length = capacity
+        let result = unsafe kalsae_bpf_run(program, 1, 0, &frame, length, &capacity, 1, &verdict, &time)
+        #expect(result == 0)
+        let expected = interpret(filter, packet)
+        if verdict == .max { taken += 1 }
+        #expect(verdict == expected, "\(packet)")
+      }
+    }
+    #expect(taken > 100)
   }
 
   @Test("more prefixes than the kernel takes are refused with a remedy, and as many as it takes work")
