@@ -79,11 +79,20 @@ extension Agent {
     if let inherited = inheritance.take(attachment.interface, .packet) {
       port = try AFPacketPort(adopting: inherited)
     } else {
-      port = try AFPacketPort(interface: link.index, options: .pod)
+      port = try spares.open(interface: link.index)
+      prepareSpares(1)
     }
     if !link.isUp { try netlink.setUp(true, interface: link.index) }
     let index = try add(port, attachment)
     return PodPort(attachment: attachment, index: index, port: port, interface: link.index, guardian: guardian)
+  }
+
+  /// Has that many sockets prepared for pods to come, where they are missing.
+  func prepareSpares(_ count: Int) {
+    for _ in 0..<count {
+      // Where one cannot be had, the next pod's port says why.
+      _ = startThread(named: "kalsae-spare") { [spares] in _ = try? spares.prepareOne() }
+    }
   }
 
   private func openTAP(_ attachment: PodAttachment) throws -> PodPort? {
@@ -147,6 +156,8 @@ extension Agent {
       worker.remove(open.index)
       tables.removePort(open.index)
     }
+    // Removing a filter from a device that is being removed would only make both wait for each other.
+    if departing.remove(open.attachment.interface) != nil { open.guardian?.abandon() }
     do { try open.guardian?.remove() } catch { log.error("\(error)") }
     if isGone, !open.isVeth, let name = open.attachment.networkNamespace {
       // The pod's namespace may be gone, and the device with it.

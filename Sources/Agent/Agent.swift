@@ -57,6 +57,10 @@ public final class Agent {
   var underlay: UnderlayPort?
   var host: HostDevice?
   var pods: [ObjectKey: PodPort] = [:]
+  /// The host's ends of veth pairs that are being removed.
+  var departing: Set<String> = []
+  /// As many as pods may come at once before one has to wait for its socket.
+  let spares = PacketSpares(limit: 8)
   var doors = Doors()
   var doorSource: Doors.Source?
   /// The host's routing rules that were made.
@@ -193,6 +197,7 @@ public final class Agent {
       self.plugins = plugins
       try plugins.start()
       try server.listen()
+      prepareSpares(spares.limit)
     } catch let error as NodeError {
       throw AgentError(Agent.code(error.code), "\(error)")
     } catch let error as PortError {

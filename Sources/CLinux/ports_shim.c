@@ -1,4 +1,5 @@
 #define _GNU_SOURCE
+#include "agent_shim.h"
 #include "ports_shim.h"
 
 #include <arpa/inet.h>
@@ -15,6 +16,7 @@
 #include <sched.h>
 #include <stddef.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
@@ -44,7 +46,7 @@ static int set_int(int fd, int level, int option, int value) {
   return setsockopt(fd, level, option, &value, sizeof value);
 }
 
-int kalsae_packet_open(const struct kalsae_packet_options *o, void **ring, const char **step) {
+int kalsae_packet_prepare(const struct kalsae_packet_options *o, void **ring, const char **step) {
   // Protocol 0 until everything is set up: nothing is received from devices that are not ours.
   *step = "open a packet socket";
   int fd = socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
@@ -83,19 +85,6 @@ int kalsae_packet_open(const struct kalsae_packet_options *o, void **ring, const
   *step = "map the receive ring";
   *ring = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
   if (*ring == MAP_FAILED) goto fail;
-
-  *step = "bind to the device";
-  struct sockaddr_ll address = {
-      .sll_family = AF_PACKET, .sll_protocol = htons(ETH_P_ALL), .sll_ifindex = o->ifindex};
-  if (bind(fd, (struct sockaddr *)&address, sizeof address)) {
-    // A device that is down can be bound all the same: it delivers once it is up.
-    if (errno != ENETDOWN) goto fail;
-  }
-  if (o->promiscuous) {
-    *step = "enter promiscuous mode";
-    struct packet_mreq membership = {.mr_ifindex = o->ifindex, .mr_type = PACKET_MR_PROMISC};
-    if (setsockopt(fd, SOL_PACKET, PACKET_ADD_MEMBERSHIP, &membership, sizeof membership)) goto fail;
-  }
   return fd;
 
 fail:
@@ -103,6 +92,45 @@ fail:
   if (*ring != MAP_FAILED) munmap(*ring, size);
   close(fd);
   return -error;
+}
+
+int kalsae_packet_bind(int fd, const struct kalsae_packet_options *o, const char **step) {
+  *step = "bind to the device";
+  struct sockaddr_ll address = {
+      .sll_family = AF_PACKET, .sll_protocol = htons(ETH_P_ALL), .sll_ifindex = o->ifindex};
+  // A device that is down can be bound all the same: it delivers once it is up.
+  if (bind(fd, (struct sockaddr *)&address, sizeof address) && errno != ENETDOWN) return -errno;
+  if (o->promiscuous) {
+    *step = "enter promiscuous mode";
+    struct packet_mreq membership = {.mr_ifindex = o->ifindex, .mr_type = PACKET_MR_PROMISC};
+    if (setsockopt(fd, SOL_PACKET, PACKET_ADD_MEMBERSHIP, &membership, sizeof membership)) return -errno;
+  }
+  return 0;
+}
+
+struct ring {
+  int descriptor;
+  void *memory;
+  size_t size;
+};
+
+static void ring_close(void *argument) {
+  // The last of the two lets the socket go, and waits until no processor can be using it.
+  struct ring *ring = argument;
+  munmap(ring->memory, ring->size);
+  close(ring->descriptor);
+  free(ring);
+}
+
+void kalsae_ring_close(int fd, void *memory, unsigned long size) {
+  struct ring *ring = malloc(sizeof *ring);
+  if (ring) {
+    *ring = (struct ring){fd, memory, size};
+    if (!kalsae_thread_start("kalsae-close", ring_close, ring)) return;
+    free(ring);
+  }
+  munmap(memory, size);
+  close(fd);
 }
 
 int kalsae_packet_map(int fd, unsigned long size, void **ring) {

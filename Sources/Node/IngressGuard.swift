@@ -86,6 +86,9 @@ public final class IngressGuard: Sendable {
     }
   }
 
+  /// Leaves the filter to go with the device, which somebody is about to remove.
+  public func abandon() { isInstalled.withLock { $0 = false } }
+
   /// Preference and ETH_P_ALL, as `tcm_info` wants them.
   private static func info(_ preference: UInt16) -> UInt32 { UInt32(preference) << 16 | UInt32(UInt16(3).bigEndian) }
 

@@ -226,6 +226,35 @@ struct AFPacketTests {
     #expect(frames.allSatisfy { $0.octets[12...13] == [8, 6] })
   }
 
+  @Test("a socket that was prepared serves a device as one that was opened for it, and only one that its ring suits")
+  func spares() throws {
+    let line = try Line("spares")
+    defer { line.lab.cleanUp() }
+    var options = AFPacketPort.Options.pod
+    options.namespace = line.f.path
+    let spares = PacketSpares(options: options, limit: 2)
+    for isNeeded in [true, true, false] { #expect(try spares.prepareOne() == isNeeded) }
+    func open(_ name: String) throws -> AFPacketPort {
+      let device = try inNamespace(line.f.path, device: name) { () throws(PortError) in
+        try InterfaceDescription(named: name)
+      }
+      return try spares.open(interface: device.index)
+    }
+    let (fa, fb) = (try open("fa"), try open("fb"))
+    #expect(spares.count == 0)
+    let forwarder = try Forwarder(fa, fb)
+    #expect(try line.a.ping("10.1.0.2", count: 3).isComplete)
+    let payload = try Payload(byteCount: 8 << 20)
+    try line.lab.transfer(payload, from: line.a, to: line.b, address: .v4(IPv4Address(10, 1, 0, 2)))
+    forwarder.stop()
+    // None is ready, and then one whose slots would be too short: both are opened from the start.
+    _ = try open("fa")
+    #expect(try spares.prepareOne())
+    try line.f.ip("link set fa mtu 9000")
+    _ = try open("fa")
+    #expect(spares.count == 1)
+  }
+
   @Test("missing devices, namespaces and nonsense give one clear error each")
   func errors() throws {
     let lab = try Lab(name: "errors")

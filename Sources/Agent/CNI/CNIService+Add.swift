@@ -111,8 +111,9 @@ extension CNIService {
     }
     let mtu = request.configuration.mtu.map { min($0, facts.mtu) } ?? facts.mtu
     if !record.isForeign { try makeInterface(record, namespace, mtu) }
-    // A TAP device comes with its port, which the control side opens; its addresses come after.
-    if record.type == .tap { try enter(record) }
+    let entered = enter(record)
+    // A TAP device comes with its port, which the control side opens; of a veth pair both ends are made ready at once.
+    if record.type == .tap { try confirm(entered, record) }
     let inside: PodInterface
     var result = CNIResult()
     do throws(NodeError) {
@@ -130,7 +131,7 @@ extension CNIService {
         result = CNIService.result(record, request, assignment, routes, mtu)
       }
     } catch { throw CNIService.kernel(error) }
-    if record.type == .veth { try enter(record) }
+    if record.type == .veth { try confirm(entered, record) }
     return result
   }
 
@@ -176,16 +177,19 @@ extension CNIService {
     } catch { throw CNIService.kernel(error) }
   }
 
-  /// Has the tables hold the interface: policy, address and route, and its port open.
-  private func enter(_ record: AttachmentRecord) throws(CNIError) {
+  /// Has the tables hold the interface: policy, address and route, and its port open. Tells what keeps it from that.
+  private func enter(_ record: AttachmentRecord) -> Answer<String?> {
     let key = record.key
     let container = record.container
     let install: @Sendable (Agent) -> Void = { $0.compiler.setContainer(container, for: key) }
-    let problem: String? = try onControl(first: install) { agent in
+    return control.start(install) { agent in
       if agent.pods[key]?.attachment.interface == container.attachment.interface { return nil }
       return agent.troubles["pod \(key.namespace)/\(key.name)"] ?? "its port did not open"
     }
-    guard let problem else { return }
+  }
+
+  private func confirm(_ entered: Answer<String?>, _ record: AttachmentRecord) throws(CNIError) {
+    guard let problem = try CNIService.wait(for: entered) else { return }
     throw CNIError(
       .kernel, "\(record.hostInterface): \(problem)", remedy: "see `kalsae get status` and the agent's log")
   }

@@ -33,13 +33,17 @@ extension CNIService {
     }
     let key = record.key
     let interface = record.hostInterface
+    let goes = record.type == .veth && !record.isForeign
     let withdraw: @Sendable (Agent) -> Void = { agent in
       // Another container may have taken the pod's place meanwhile.
       guard agent.compiler.container(key)?.attachment.interface == interface else { return }
+      if goes, agent.pods[key]?.attachment.interface == interface { agent.departing.insert(interface) }
       agent.compiler.setContainer(nil, for: key)
     }
-    try onControl(first: withdraw, then: { _ in })
+    // Both take their time, and need not wait for each other.
+    let withdrawn = control.start(withdraw, then: { _ in })
     if !record.isForeign { removeInterface(record) }
+    try CNIService.wait(for: withdrawn)
     if let manager {
       do throws(IPAMError) { try manager.release(record.attachment) } catch { throw CNIError(error) }
     }
@@ -49,6 +53,8 @@ extension CNIService {
   private func removeInterface(_ record: AttachmentRecord) {
     switch record.type {
     case .veth:
+      // The kernel takes some 15 ms: nobody else is to wait for the socket meanwhile.
+      let netlink = (try? Netlink()) ?? self.netlink
       // With its namespace gone the pair is gone too.
       guard let link = try? netlink.link(named: record.hostInterface) else { return }
       try? netlink.deleteLink(link.index)

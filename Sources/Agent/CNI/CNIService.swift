@@ -106,9 +106,11 @@ final class CNIService: Sendable {
     settles: Bool = true, first change: @escaping @Sendable (Agent) -> Void = { _ in },
     then after: @escaping @Sendable (Agent) -> R
   ) throws(CNIError) -> R {
-    do throws(ControlQueueClosed) {
-      return try control.run(settles: settles, change, then: after)
-    } catch {
+    try CNIService.wait(for: control.start(settles: settles, change, then: after))
+  }
+
+  static func wait<R>(for answer: Answer<R>) throws(CNIError) -> R {
+    do throws(ControlQueueClosed) { return try answer.get() } catch {
       throw CNIError(
         .tryAgain, "the agent is ending", remedy: "start it again with `kalsae run`; the runtime asks again")
     }

@@ -21,13 +21,14 @@ final class ControlQueue: Sendable {
   /// Becomes readable when jobs wait.
   var descriptor: Int32 { mailbox.descriptor }
 
-  /// Has the control side make a change, bring everything up to date, and look. Throws where the agent is ending.
+  /// Has the control side make a change, bring everything up to date, and look; returns at once. What comes of it is
+  /// told by `Answer.get`.
   ///
   /// Several changes that wait are made at once, so that what each costs the packets is paid once.
-  func run<R: Sendable>(
+  func start<R: Sendable>(
     settles: Bool = true, _ change: @escaping @Sendable (Agent) -> Void = { _ in },
     then after: @escaping @Sendable (Agent) -> R
-  ) throws(ControlQueueClosed) -> R {
+  ) -> Answer<R> {
     let answer = Answer<R>()
     let job = Job(
       change: change, after: { agent in answer.give(after(agent)) }, settles: settles,
@@ -36,8 +37,8 @@ final class ControlQueue: Sendable {
       if !isClosed { mailbox.put([job]) }
       return !isClosed
     }
-    guard isTaken, let result = answer.wait() else { throw ControlQueueClosed() }
-    return result
+    if !isTaken { answer.give(nil) }
+    return answer
   }
 
   /// On the control thread: does what waits.
@@ -62,20 +63,24 @@ final class ControlQueue: Sendable {
 struct ControlQueueClosed: Error {}
 
 /// A place for one answer that one thread waits for.
-private final class Answer<R: Sendable>: Sendable {
+final class Answer<R: Sendable>: Sendable {
   private let descriptor = kalsae_event_create()
   private let state = Mutex<(isGiven: Bool, value: R?)>((false, nil))
 
   deinit { close(descriptor) }
 
-  func give(_ value: R?) {
+  fileprivate func give(_ value: R?) {
     state.withLock { $0 = (true, value) }
     kalsae_event_signal(descriptor)
   }
 
-  func wait() -> R? {
+  /// Waits for the answer. Throws where the agent is ending.
+  func get() throws(ControlQueueClosed) -> R {
     while true {
-      if let state = state.withLock({ $0.isGiven ? $0 : nil }) { return state.value }
+      if let state = state.withLock({ $0.isGiven ? $0 : nil }) {
+        guard let value = state.value else { throw ControlQueueClosed() }
+        return value
+      }
       var entry = pollfd(fd: descriptor, events: Int16(POLLIN), revents: 0)
       _ = unsafe poll(&entry, 1, 1000)
     }

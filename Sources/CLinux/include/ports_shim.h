@@ -97,9 +97,15 @@ static inline void kalsae_ring_read(const void *slot, struct kalsae_ring_frame *
 const char *kalsae_errno_name(int error);
 const char *kalsae_errno_text(int error);
 
-/// Opens a packet socket with a TPACKET_V2 receive ring and vnet headers, bound to a device. Returns the descriptor
-/// and where the ring is mapped, or the negated errno; `*step` then says what failed.
-int kalsae_packet_open(const struct kalsae_packet_options *options, void **ring, const char **step);
+/// Opens a packet socket with a TPACKET_V2 receive ring and vnet headers, bound to no device yet. Returns the descriptor
+/// and where the ring is mapped, or the negated errno; `*step` then says what failed. Takes some 10 ms: the kernel waits
+/// until nobody can be using the socket without its ring.
+int kalsae_packet_prepare(const struct kalsae_packet_options *options, void **ring, const char **step);
+/// Binds a prepared socket to its device: from now on it receives. 0 or a negated errno.
+int kalsae_packet_bind(int descriptor, const struct kalsae_packet_options *options, const char **step);
+/// Gives a packet socket and the memory of its ring back, on a thread of its own: the kernel waits some 30 ms until nobody
+/// can be using them, and several that go at once wait together.
+void kalsae_ring_close(int descriptor, void *memory, unsigned long size);
 /// Maps the receive ring of a packet socket that another process set up. 0 or a negated errno.
 int kalsae_packet_map(int descriptor, unsigned long size, void **ring);
 /// Takes a packet socket's filter away: everything comes in.

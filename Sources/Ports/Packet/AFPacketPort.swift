@@ -101,8 +101,16 @@ public final class AFPacketPort: Port {
     }
   }
 
+  /// Opens the device of that index by a socket that was prepared, where one is ready that suits it.
+  convenience init(interface: Int32, spares: PacketSpares) throws(PortError) {
+    try self.init(spares.options, label: "interface \(interface)", spares: spares) { () throws(PortError) in
+      try InterfaceDescription(index: interface)
+    }
+  }
+
   private init(
-    _ options: Options, label: String, find: () throws(PortError) -> InterfaceDescription
+    _ options: Options, label: String, spares: PacketSpares? = nil,
+    find: () throws(PortError) -> InterfaceDescription
   ) throws(PortError) {
     guard options.slots > 0, options.slots <= 65_535, options.filter.count <= 4096 else {
       throw PortError(
@@ -114,11 +122,17 @@ public final class AFPacketPort: Port {
       options.namespace, device: label
     ) { () throws(PortError) -> (InterfaceDescription, Int32, UInt, Int, Int, Int32, PortError?) in
       let device = try find()
-      let slotSize =
-        if case .ring = options.superFrames { PacketRing.largestSlot } else { PacketRing.slotSize(mtu: device.mtu) }
-      let perBlock = PacketRing.blockSize / slotSize
-      let blocks = (options.slots + perBlock - 1) / perBlock
-      let (socket, memory) = try AFPacketPort.open(device, options, slotSize: slotSize, blocks: blocks)
+      let (slotSize, blocks) = options.ring(mtu: device.mtu)
+      let (socket, memory) =
+        if let spare = spares?.take(slotSize: slotSize, blocks: blocks) {
+          spare
+        } else {
+          try AFPacketPort.prepare(options, device: device.name, slotSize: slotSize, blocks: blocks)
+        }
+      do throws(PortError) { try AFPacketPort.bind(socket, device, options) } catch {
+        AFPacketPort.discard(socket, memory, blocks: blocks)
+        throw error
+      }
       let (tunnels, refusal) = options.finishesTunnels ? AFPacketPort.attachTunnels(device) : (-1, nil)
       return (device, socket, memory, slotSize, blocks, tunnels, refusal)
     }
@@ -126,7 +140,7 @@ public final class AFPacketPort: Port {
     self.tunnels = tunnels
     tunnelRefusal = refusal
     ring = unsafe PacketRing(
-      unsafe: UnsafeMutableRawPointer(bitPattern: memory)!, blocks: blocks, slotSize: slotSize)
+      unsafe: UnsafeMutableRawPointer(bitPattern: memory)!, socket: socket, blocks: blocks, slotSize: slotSize)
     // Untouched where the ring has room for everything.
     pool = FramePool(slots: AFPacketPort.pooledFrames, slotSize: PacketRing.largestSlot)
     name = device.name
@@ -163,7 +177,7 @@ public final class AFPacketPort: Port {
     }
     socket = inherited.descriptor
     ring = unsafe PacketRing(
-      unsafe: memory, blocks: inherited.blocks, slotSize: inherited.slotSize, next: inherited.next)
+      unsafe: memory, socket: socket, blocks: inherited.blocks, slotSize: inherited.slotSize, next: inherited.next)
     pool = FramePool(slots: AFPacketPort.pooledFrames, slotSize: PacketRing.largestSlot)
     name = device.name
     interfaceIndex = device.index
@@ -190,7 +204,7 @@ public final class AFPacketPort: Port {
   }
 
   deinit {
-    close(socket)
+    // The socket goes with its ring.
     if tunnels >= 0 { close(tunnels) }
   }
 
@@ -208,34 +222,38 @@ public final class AFPacketPort: Port {
     )
   }
 
-  /// The descriptor, and the address of the ring's memory.
-  private static func open(
-    _ device: InterfaceDescription, _ options: Options, slotSize: Int, blocks: Int
-  ) throws(PortError) -> (Int32, UInt) {
+  /// A socket with its ring that is bound to nothing yet: the descriptor, and the address of the ring's memory.
+  static func prepare(
+    _ options: Options, device: String, slotSize: Int, blocks: Int
+  ) throws(PortError) -> (socket: Int32, memory: UInt) {
     var memory: UnsafeMutableRawPointer?
     var step: UnsafePointer<CChar>?
-    let result = unsafe options.filter.withUnsafeBufferPointer { filter in
-      var raw = unsafe kalsae_packet_options()
-      unsafe raw.ifindex = device.index
-      unsafe raw.slot_size = UInt32(slotSize)
-      unsafe raw.block_size = UInt32(PacketRing.blockSize)
-      unsafe raw.blocks = UInt32(blocks)
-      unsafe raw.reserve = UInt32(PacketRing.reserve)
-      unsafe raw.send_buffer = UInt32(clamping: options.sendBuffer)
-      if case .queue(let octets) = options.superFrames, slotSize < PacketRing.largestSlot {
-        unsafe raw.receive_buffer = UInt32(clamping: min(max(octets, 1 << 16), Int(Int32.max) / 2))
-      }
-      unsafe raw.promiscuous = options.promiscuous ? 1 : 0
-      unsafe raw.qdisc_bypass = options.bypassQueueing ? 1 : 0
-      unsafe raw.filter = filter.baseAddress
-      unsafe raw.filter_length = UInt16(filter.count)
-      return unsafe kalsae_packet_open(&raw, &memory, &step)
+    let result = unsafe options.withRaw(slotSize: slotSize, blocks: blocks) { raw in
+      unsafe kalsae_packet_prepare(&raw, &memory, &step)
     }
     guard result >= 0, let memory = unsafe memory else {
       let operation = unsafe step.map { unsafe String(cString: $0) } ?? "open the port"
-      throw PortError(device: device.name, operation: operation, code: -result)
+      throw PortError(device: device, operation: operation, code: -result)
     }
     return (result, UInt(bitPattern: memory))
+  }
+
+  static func discard(_ socket: Int32, _ memory: UInt, blocks: Int) {
+    unsafe kalsae_ring_close(
+      socket, UnsafeMutableRawPointer(bitPattern: memory), UInt(blocks * PacketRing.blockSize))
+  }
+
+  private static func bind(
+    _ socket: Int32, _ device: InterfaceDescription, _ options: Options
+  ) throws(PortError) {
+    var step: UnsafePointer<CChar>?
+    let result = unsafe options.withRaw(interface: device.index) { raw in
+      unsafe kalsae_packet_bind(socket, &raw, &step)
+    }
+    guard result == 0 else {
+      let operation = unsafe step.map { unsafe String(cString: $0) } ?? "open the port"
+      throw PortError(device: device.name, operation: operation, code: -result)
+    }
   }
 
   /// Puts another filter in the place of the present one, while frames go on coming in.

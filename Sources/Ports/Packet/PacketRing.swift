@@ -21,6 +21,7 @@ struct PacketRing: ~Copyable {
   static var reserve: Int { 134 }
 
   private let base: UnsafeMutableRawPointer
+  private let socket: Int32
   let blocks: Int
   let slotSize: Int
   private let slotsPerBlock: Int
@@ -31,9 +32,11 @@ struct PacketRing: ~Copyable {
   private var first = 0
   private var outstanding = 0
 
-  /// `next`: the slot to begin at, where another process has used the ring before.
-  init(unsafe base: UnsafeMutableRawPointer, blocks: Int, slotSize: Int, next: Int = 0) {
+  /// The ring that is mapped at `base`, and its socket, which goes with it. `next`: the slot to begin at, where another
+  /// process has used the ring before.
+  init(unsafe base: UnsafeMutableRawPointer, socket: Int32, blocks: Int, slotSize: Int, next: Int = 0) {
     self.next = next
+    self.socket = socket
     first = next
     unsafe self.base = base
     self.blocks = blocks
@@ -42,7 +45,7 @@ struct PacketRing: ~Copyable {
     slots = blocks * slotsPerBlock
   }
 
-  deinit { unsafe munmap(base, blocks * PacketRing.blockSize) }
+  deinit { unsafe kalsae_ring_close(socket, base, UInt(blocks * PacketRing.blockSize)) }
 
   @inline(__always)
   private func address(_ slot: Int) -> UnsafeMutableRawPointer {
