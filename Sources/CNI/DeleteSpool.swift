@@ -46,8 +46,7 @@ public struct DeleteSpool: Sendable {
     return Entry(path: path, request: request)
   }
 
-  /// What waits, in the order of the names.
-  public func entries() -> [Entry] {
+  private func names() -> [String] {
     guard let directory = unsafe opendir(folder) else { return [] }
     defer { unsafe closedir(directory) }
     var names: [String] = []
@@ -55,9 +54,25 @@ public struct DeleteSpool: Sendable {
       let name = unsafe withUnsafeBytes(of: &entry.pointee.d_name) { bytes in
         unsafe String(decoding: bytes.prefix { $0 != 0 }, as: UTF8.self)
       }
-      if !name.hasPrefix(".") { names.append(name) }
+      if name != ".", name != ".." { names.append(name) }
     }
-    return names.sorted().map { name in
+    return names.sorted()
+  }
+
+  /// Removes what plugins had begun to write when they were killed. Their runtimes ask again.
+  public func sweep() {
+    for name in names() where name.hasPrefix(".") {
+      // The name ends with the writer's process, which may still be writing.
+      guard let writer = name.split(separator: ".").last.flatMap({ pid_t($0) }), writer > 0,
+        kill(writer, 0) != 0, errno == ESRCH
+      else { continue }
+      _ = unsafe unlink("\(folder)/\(name)")
+    }
+  }
+
+  /// What waits, in the order of the names.
+  public func entries() -> [Entry] {
+    names().filter { !$0.hasPrefix(".") }.map { name in
       let path = "\(folder)/\(name)"
       let request = DeleteSpool.read(path).flatMap { octets in
         (try? JSON(parsing: octets)).flatMap { try? CNIRequest(message: $0) }

@@ -89,6 +89,12 @@ struct PluginTests {
     #expect(entries[0].request?.command == .delete)
     for entry in entries { spool.remove(entry) }
     #expect(spool.entries().isEmpty)
+    // What a plugin had begun when it was killed goes, what one is writing stays. No process has the first number.
+    for writer in [4_194_305, Int(getpid())] {
+      try lab.run(["touch", "\(spool.folder)/.c1@eth0.json.\(writer)"])
+    }
+    spool.sweep()
+    #expect(try lab.run(["ls", "-A", spool.folder]).standardOutput == ".c1@eth0.json.\(getpid())\n")
     // Where it cannot be recorded the runtime is told to ask again.
     let nowhere = #"{"cniVersion": "1.1.0", "name": "n", "agentSocket": "/none.cni", "dataDirectory": "/proc/none"}"#
     let refused = try run(lab, delete, nowhere)

@@ -104,6 +104,7 @@ final class Collector: Sendable {
 
   /// DELs that came while no agent ran.
   private func carryOutDeletes() {
+    service.spool.sweep()
     for entry in service.spool.entries() {
       guard let request = entry.request else {
         service.log.error("\(entry.path): no recorded DEL; removed")
