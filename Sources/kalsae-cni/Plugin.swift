@@ -6,50 +6,13 @@ import Glibc
 /// and prints the answer. Without the agent it refuses what would need it, but for DEL, which it records.
 enum Plugin {
   static func run() -> Int32 {
-    guard let command = variable("CNI_COMMAND"), !command.isEmpty else {
-      say(
+    let program = PluginProgram(
+      about:
         "kalsae-cni, a plugin of the Container Network Interface (https://www.cni.dev): connects containers to Kalsae.\n"
-          + "Versions of the specification: \(CNIVersion.supportedText).\n"
-          + "Container runtimes start it; `kalsae cni install` puts it where they look.\n", on: 2)
-      return 0
-    }
-    guard let input = DeleteSpool.readAll(0) else {
-      return fail(
-        CNIError(
-          .inputOutput, "the network configuration cannot be read from standard input: error \(errno)",
-          remedy: "hand it on standard input, as the runtime does"), nil)
-    }
-    let asked = (try? JSON(parsing: input))?["cniVersion"]?.text
-    if command == "VERSION" {
-      say(CNIVersion.report(asked: asked).pretty + "\n", on: 1)
-      return 0
-    }
-    do throws(CNIError) {
-      let request = try CNIRequest(environment: variable, input: input)
-      if let result = try perform(request) { say(result.pretty + "\n", on: 1) }
-      return 0
-    } catch {
-      return fail(error, asked)
-    }
-  }
-
-  private static func fail(_ error: CNIError, _ version: String?) -> Int32 {
-    say(error.json(version: version).pretty + "\n", on: 1)
-    return 1
-  }
-
-  private static func variable(_ name: String) -> String? {
-    unsafe getenv(name).map { unsafe String(cString: $0) }
-  }
-
-  private static func say(_ text: String, on descriptor: Int32) {
-    var rest = Array(text.utf8)[...]
-    while !rest.isEmpty {
-      let count = unsafe rest.withUnsafeBytes { unsafe write(descriptor, $0.baseAddress, $0.count) }
-      if count < 0, errno == EINTR { continue }
-      guard count > 0 else { return }
-      rest = rest.dropFirst(count)
-    }
+        + "Versions of the specification: \(CNIVersion.supportedText).\n"
+        + "Container runtimes start it; `kalsae cni install` puts it where they look.\n",
+      caller: "the runtime does")
+    return program.run(perform)
   }
 
   // MARK: Asking the agent

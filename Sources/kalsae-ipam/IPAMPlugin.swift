@@ -12,33 +12,14 @@ enum IPAMPlugin {
   static let defaultState = "/etc/kalsae"
 
   static func run() -> Int32 {
-    guard let command = variable("CNI_COMMAND"), !command.isEmpty else {
-      say(
+    let program = PluginProgram(
+      about:
         "kalsae-ipam, an IPAM plugin of the Container Network Interface (https://www.cni.dev): gives containers addresses.\n"
-          + "Versions of the specification: \(CNIVersion.supportedText).\n"
-          + "CNI plugins start it, where their network configuration has \"ipam\": {\"type\": \"kalsae-ipam\"}.\n",
-        on: 2)
-      return 0
-    }
-    guard let input = DeleteSpool.readAll(0) else {
-      let error = CNIError(
-        .inputOutput, "the network configuration cannot be read from standard input: error \(errno)",
-        remedy: "hand it on standard input, as CNI plugins do")
-      return fail(error, nil)
-    }
-    let asked = (try? JSON(parsing: input))?["cniVersion"]?.text
-    if command == "VERSION" {
-      say(CNIVersion.report(asked: asked).pretty + "\n", on: 1)
-      return 0
-    }
-    do throws(CNIError) {
-      let request = try CNIRequest(environment: variable, input: input)
-      if let result = try perform(request) {
-        say(result.json(version: request.configuration.version).pretty + "\n", on: 1)
-      }
-      return 0
-    } catch {
-      return fail(error, asked)
+        + "Versions of the specification: \(CNIVersion.supportedText).\n"
+        + "CNI plugins start it, where their network configuration has \"ipam\": {\"type\": \"kalsae-ipam\"}.\n",
+      caller: "CNI plugins do")
+    return program.run { request throws(CNIError) in
+      try perform(request)?.json(version: request.configuration.version)
     }
   }
 
@@ -87,24 +68,5 @@ enum IPAMPlugin {
     var name = [CChar](repeating: 0, count: 256)
     guard unsafe gethostname(&name, name.count - 1) == 0 else { return "localhost" }
     return String(decoding: name.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self)
-  }
-
-  private static func fail(_ error: CNIError, _ version: String?) -> Int32 {
-    say(error.json(version: version).pretty + "\n", on: 1)
-    return 1
-  }
-
-  private static func variable(_ name: String) -> String? {
-    unsafe getenv(name).map { unsafe String(cString: $0) }
-  }
-
-  private static func say(_ text: String, on descriptor: Int32) {
-    var rest = Array(text.utf8)[...]
-    while !rest.isEmpty {
-      let count = unsafe rest.withUnsafeBytes { unsafe write(descriptor, $0.baseAddress, $0.count) }
-      if count < 0, errno == EINTR { continue }
-      guard count > 0 else { return }
-      rest = rest.dropFirst(count)
-    }
   }
 }
