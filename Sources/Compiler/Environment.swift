@@ -63,6 +63,10 @@ public struct PodAttachment: Sendable, Equatable {
   public var mtu: Int
   /// Whether the pod may send from its own addresses only.
   public var checksSource: Bool
+  public var masquerades = false
+  /// Towards the pod, and from it.
+  public var ingress: RateLimit?
+  public var egress: RateLimit?
 }
 
 extension PodAttachment {
@@ -75,9 +79,13 @@ extension PodAttachment {
 
   /// What the port is to the data plane.
   public func portDescription(capabilities: PortCapabilities) -> PortDescription {
-    PortDescription(
+    var description = PortDescription(
       name: interface, role: .pod, mac: PodAttachment.hostMAC, peerMAC: checksSource ? mac : nil, mtu: mtu,
       capabilities: capabilities, checksSource: checksSource)
+    description.masquerades = masquerades
+    description.sendLimit = ingress
+    description.receiveLimit = egress
+    return description
   }
 
   /// The name of a pod's interface on the host where no annotation names it: as long as Linux allows, and the same
@@ -88,4 +96,8 @@ extension PodAttachment {
     let digits = String(hash, radix: 16)
     return "kal" + (String(repeating: "0", count: 16 - digits.count) + digits).prefix(11)
   }
+}
+
+extension RateLimit {
+  init(_ rate: Pod.Attachment.Rate) { self.init(bitsPerSecond: rate.bitsPerSecond, burstBits: rate.burstBits) }
 }

@@ -17,7 +17,8 @@ extension NodeCompiler {
     packet.clusterCIDRs = settings.clusterCIDRs
     packet.masqueradeAll = settings.masqueradeAll
     let pools = state.ipPools.values.sorted { $0.name < $1.name }
-    packet.poolBlocks = pools.map(\.cidr)
+    // Where there are no pools, pods' addresses are those of the cluster.
+    packet.poolBlocks = pools.map(\.cidr) + settings.clusterCIDRs
     packet.natOutgoingBlocks = pools.filter(\.natOutgoing).map(\.cidr)
     packet.tcpBeLiberal = settings.tcpBeLiberal
     packet.nodeAddress4 = ownAddress(.ipv4)?.v4

@@ -90,7 +90,9 @@ extension NodeCompiler {
   public var masqueradePorts: ClosedRange<UInt16> { Settings().masqueradePorts }
 
   /// Whether connections of pods to the outside are masqueraded (NODE-8).
-  public var masqueradesOutgoing: Bool { state.ipPools.values.contains(where: \.natOutgoing) }
+  public var masqueradesOutgoing: Bool {
+    state.ipPools.values.contains(where: \.natOutgoing) || attachments.values.contains(where: \.masquerades)
+  }
 
   /// What packets from the underlay must be addressed to in order to reach pods of this node.
   public var ownPodPrefixes: [IPPrefix] {

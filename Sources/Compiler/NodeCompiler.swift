@@ -298,11 +298,15 @@ public final class NodeCompiler {
         attachments[key] = nil
         continue
       }
-      attachments[key] = PodAttachment(
+      var attachment = PodAttachment(
         pod: key, interface: pod.attachment.interface ?? PodAttachment.interfaceName(pod: key),
         type: pod.attachment.type, networkNamespace: pod.attachment.networkNamespace,
         containerInterface: pod.attachment.containerInterface, addresses: pod.addresses, mac: mac,
         mtu: podMTU, checksSource: settings.sourceCheck)
+      attachment.masquerades = pod.attachment.masquerades
+      attachment.ingress = pod.attachment.ingress.map(RateLimit.init)
+      attachment.egress = pod.attachment.egress.map(RateLimit.init)
+      attachments[key] = attachment
     }
   }
 

@@ -15,8 +15,8 @@ struct PluginLiveTests {
     let a: PluginRuntime
     let b: PluginRuntime
 
-    init(_ name: String) throws {
-      test = try TestCluster(name, [.init("a", pods: []), .init("b", pods: [])])
+    init(_ name: String, outside: Bool = false) throws {
+      test = try TestCluster(name, [.init("a", pods: []), .init("b", pods: [])], outside: outside)
       let plugin = try builtProgram("kalsae-cni")
       a = test.cluster.runtime(of: test.a, plugin: plugin)
       b = test.cluster.runtime(of: test.b, plugin: plugin)

@@ -93,11 +93,12 @@ struct GoldenTests {
       let counters = try JSONDecoder().decode(ReplayCounters.self, from: data)
       for port in counters.ports.values { seen.formUnion(port.drops.keys) }
     }
-    // What a replay has none of: neighbours to ask for, devices that fail, super-frames, a route that is refused; and
-    // what takes thousands of flows.
+    // What a replay has none of: neighbours to ask for, devices that fail, super-frames, a route that is refused, a limit of
+    // bandwidth; and what takes thousands of flows.
     let impossible: Set<DropReason> = [
       .truncatedFrame, .captureTruncated, .noRoute, .hostUnreachable, .neighbourPending, .neighbourUnreachable,
       .noHostPort, .noFreePort, .flowTableFull, .reassemblyFull, .portDown, .transmitFull, .cannotSegment, .noHeadroom,
+      .bandwidth,
     ]
     let missing = DropReason.allCases.filter { !impossible.contains($0) && !seen.contains($0.name) }
     #expect(missing.map(\.name) == [])

@@ -55,8 +55,11 @@ struct AttachmentRecord: Sendable, Equatable {
         interface: hostInterface, macAddress: mac, type: type == .veth ? .veth : .tap,
         networkNamespace: type == .tap ? namespacePath : nil, containerInterface: attachment.interface),
       addresses: addresses)
-    let runtime = try? NetworkConfiguration(configuration, for: .delete).runtime
-    container.mappings = (runtime?.portMappings ?? []).filter { $0.hostPort > 0 }.map { mapping in
+    let configuration = try? NetworkConfiguration(configuration, for: .delete)
+    container.attachment.masquerades = configuration?.masquerades ?? false
+    container.attachment.ingress = configuration?.runtime.ingress.map(Pod.Attachment.Rate.init)
+    container.attachment.egress = configuration?.runtime.egress.map(Pod.Attachment.Rate.init)
+    container.mappings = (configuration?.runtime.portMappings ?? []).filter { $0.hostPort > 0 }.map { mapping in
       let transport: TransportProtocol =
         switch mapping.transport {
         case .tcp: .tcp
@@ -84,6 +87,10 @@ struct AttachmentRecord: Sendable, Equatable {
 
 extension String {
   fileprivate var prefix255: String { String(decoding: utf8.prefix(255), as: UTF8.self) }
+}
+
+extension Pod.Attachment.Rate {
+  init(_ rate: RuntimeConfiguration.Rate) { self.init(bitsPerSecond: rate.bitsPerSecond, burstBits: rate.burstBits) }
 }
 
 // MARK: As text

@@ -50,6 +50,12 @@ public struct FrameBatch: ~Copyable {
     filled &+= 1
   }
 
+  /// Keeps the first `count` frames of the list.
+  mutating func truncate(to count: Int) {
+    precondition(count >= 0 && count <= filled)
+    filled = count
+  }
+
   /// Empties the list.
   @inlinable
   public mutating func removeAll() { filled = 0 }

@@ -40,14 +40,15 @@ extension Core {
     }
   }
 
-  /// Whether a pod of this node, whose pool wants that, sends out of all pools (NODE-8). The node itself needs no
-  /// masquerade: it reaches its pods.
+  /// Whether a pod of this node sends out of all pools, and its pool (NODE-8) or its port wants that masqueraded. The node
+  /// itself needs no masquerade: it reaches its pods.
   private func leavesPools(_ source: IPAddress, _ target: IPAddress, _ tables: borrowing Tables) -> Bool {
-    guard tables.settings.natOutgoingBlocks.contains(where: { $0.contains(source) }),
+    guard let own = tables.podAddresses.find(source),
+      tables.ports.records[Int(own)].masquerades
+        || tables.settings.natOutgoingBlocks.contains(where: { $0.contains(source) }),
       !tables.settings.poolBlocks.contains(where: { $0.contains(target) })
     else { return false }
-    return tables.podAddresses.find(source) != nil && tables.podAddresses.find(target) == nil
-      && !tables.isOwn(target)
+    return tables.podAddresses.find(target) == nil && !tables.isOwn(target)
   }
 
   /// Whether a packet answers a masqueraded connection, if it is for one of the node's addresses.

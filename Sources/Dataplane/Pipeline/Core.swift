@@ -18,6 +18,8 @@ struct Core: ~Copyable {
   var pieces = FrameBatch(capacity: 64)
   var cutting = FrameArena(capacity: 160 << 10)
   var errorBudget = TokenBucket()
+  /// How far each port with a limit is ahead of it.
+  var paces = Memory<PortPace>(count: 64)
   var requests = RequestQueue()
   var affinity: AffinityTable
   /// Chooses endpoints and ports.
@@ -61,6 +63,7 @@ struct Core: ~Copyable {
     hopStates.grow(to: tables.hops.records.count)
     drops.reserve(ports: tables.ports.records.count)
     output.reserve(ports: tables.ports.records.count)
+    paces.grow(to: tables.ports.records.count)
     fragments.lifetime = tables.settings.fragmentLifetime
     reassembler.timeout = UInt64(tables.settings.fragmentLifetime) * 1_000_000_000
     // A capture's time may jump back; the pipeline's does not.

@@ -82,6 +82,7 @@ public enum DropReason: UInt8, CaseIterable, Sendable {
   case transmitFull
   case cannotSegment
   case noHeadroom
+  case bandwidth
 }
 
 extension DropReason {
@@ -154,6 +155,7 @@ extension DropReason {
     case .transmitFull: "the port out could not take it"
     case .cannotSegment: "a super-frame that cannot be cut"
     case .noHeadroom: "no room for the headers"
+    case .bandwidth: "more than the pod's bandwidth lets pass"
     }
   }
 }

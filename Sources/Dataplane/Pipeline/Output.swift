@@ -53,8 +53,9 @@ struct Output: ~Copyable {
   /// super-frames cut (TUN-9).
   mutating func flush(
     _ batch: inout FrameBatch, _ contexts: borrowing PerPacket<PacketContext>, _ tables: borrowing Tables,
-    _ ports: borrowing PortSet, _ drops: inout DropCounters, _ now: UInt64
+    _ ports: borrowing PortSet, _ drops: inout DropCounters, _ paces: borrowing Memory<PortPace>, _ now: UInt64
   ) {
+    if tables.ports.hasLimits { limit(batch, contexts, tables, &drops, paces, now) }
     flushMain(&batch, ports, &drops, now)
     for position in 0..<touched.count {
       let number = touched[position]
@@ -101,6 +102,51 @@ struct Output: ~Copyable {
     main.removeAll()
     mainPort = -1
     openPort = -1
+  }
+
+  /// Takes away what is more than may leave by its port.
+  @inline(never)
+  private mutating func limit(
+    _ batch: borrowing FrameBatch, _ contexts: borrowing PerPacket<PacketContext>, _ tables: borrowing Tables,
+    _ drops: inout DropCounters, _ paces: borrowing Memory<PortPace>, _ now: UInt64
+  ) {
+    if mainPort >= 0, tables.ports.limits[mainPort].send.isLimit {
+      let rate = tables.ports.limits[mainPort].send
+      swap(&main, &list)
+      for position in 0..<list.count
+      where Output.passes(batch[list[position]], mainPort, rate, paces, &drops, now) { main.append(list[position]) }
+      list.removeAll()
+    }
+    for position in 0..<touched.count {
+      let number = touched[position]
+      let rate = tables.ports.limits[number].send
+      guard rate.isLimit else { continue }
+      var next = Int(heads[number]) - 1
+      var last = -1
+      heads[number] = 0
+      while next >= 0 {
+        if Output.passes(batch[next], number, rate, paces, &drops, now) {
+          if last < 0 {
+            heads[number] = Int32(truncatingIfNeeded: next) + 1
+          } else {
+            contexts[last].next = Int32(truncatingIfNeeded: next)
+          }
+          last = next
+        }
+        next = Int(contexts[next].next)
+      }
+      if last >= 0 { contexts[last].next = -1 }
+    }
+  }
+
+  /// Whether a frame may leave by a port; counts it where not.
+  private static func passes(
+    _ frame: Frame, _ number: Int, _ rate: PacedRate, _ paces: borrowing Memory<PortPace>,
+    _ drops: inout DropCounters, _ now: UInt64
+  ) -> Bool {
+    guard !paces[number].sends(frame.wireLength, at: now, rate) else { return true }
+    drops.add(.bandwidth, at: frame.port, frame: frame, timestamp: now)
+    return false
   }
 
   /// Hands over what is listed.
@@ -196,6 +242,6 @@ private func isUniform(_ frame: Frame, _ hop: HopRecord) -> Bool {
 
 extension Core {
   mutating func flush(_ batch: inout FrameBatch, _ tables: borrowing Tables, _ ports: borrowing PortSet) {
-    output.flush(&batch, contexts, tables, ports, &drops, now)
+    output.flush(&batch, contexts, tables, ports, &drops, paces, now)
   }
 }

@@ -25,6 +25,13 @@ public struct PortDescription: Sendable, Hashable {
   public var capabilities: PortCapabilities
   /// Whether a pod may send from its own addresses only (NODE-4).
   public var checksSource: Bool
+  /// Whether what a pod sends out of all pools is masqueraded, whatever its pool says (`ipMasq` of CNI).
+  public var masquerades = false
+  /// What may leave by the port, and what may come in by it; nil: as much as it can carry.
+  public var sendLimit: RateLimit?
+  public var receiveLimit: RateLimit?
+
+  var hasLimit: Bool { sendLimit != nil || receiveLimit != nil }
 
   public init(
     name: String, role: PortRole, mac: MACAddress, peerMAC: MACAddress? = nil, mtu: Int,
@@ -49,6 +56,7 @@ struct PortRecord: BitwiseCopyable {
   var role: PortRole.RawValue
   var inUse: Bool
   var checksSource: Bool
+  var masquerades: Bool
   var capabilities: PortCapabilities.RawValue
   var zone: Zone
 }
@@ -58,29 +66,42 @@ struct PortTable: ~Copyable {
   private(set) var records = Memory<PortRecord>(count: 64)
   private(set) var descriptions: [PortDescription?] = []
   private var free: [PortIndex] = []
+  /// The limits of each port, and how many ports have some.
+  private(set) var limits = Memory<PortLimits>(count: 64)
+  private var limited = 0
+  var hasLimits: Bool { limited > 0 }
 
   mutating func insert(_ description: PortDescription) -> PortIndex {
     let index = free.popLast() ?? PortIndex(UInt16(descriptions.count))
     if Int(index.rawValue) == descriptions.count { descriptions.append(nil) }
-    if Int(index.rawValue) >= records.count { records.grow(to: records.count * 2) }
+    if Int(index.rawValue) >= records.count {
+      records.grow(to: records.count * 2)
+      limits.grow(to: records.count)
+    }
     update(index, description)
     return index
   }
 
   mutating func update(_ index: PortIndex, _ description: PortDescription) {
+    if descriptions[Int(index.rawValue)]?.hasLimit == true { limited -= 1 }
+    if description.hasLimit { limited += 1 }
     descriptions[Int(index.rawValue)] = description
     records[Int(index.rawValue)] = PortRecord(
       mac: description.mac.rawValue, peerMAC: description.peerMAC?.rawValue ?? 0, mtu: UInt32(description.mtu),
       role: description.role.rawValue, inUse: true, checksSource: description.checksSource,
-      capabilities: description.capabilities.rawValue,
+      masquerades: description.masquerades, capabilities: description.capabilities.rawValue,
       // What the host forwards comes back by the underlay, or by another device of the host.
       zone: description.role == .underlay || description.role == .host ? .underlay : Zone(rawValue: index.rawValue))
+    limits[Int(index.rawValue)] = PortLimits(
+      send: PacedRate(description.sendLimit), receive: PacedRate(description.receiveLimit))
   }
 
   mutating func remove(_ index: PortIndex) {
-    guard descriptions[Int(index.rawValue)] != nil else { return }
+    guard let old = descriptions[Int(index.rawValue)] else { return }
+    if old.hasLimit { limited -= 1 }
     descriptions[Int(index.rawValue)] = nil
     records[Int(index.rawValue)].inUse = false
+    limits[Int(index.rawValue)] = PortLimits()
     free.append(index)
   }
 
@@ -92,6 +113,7 @@ struct PortTable: ~Copyable {
 extension PortRecord {
   static var none: PortRecord {
     PortRecord(
-      mac: 0, peerMAC: 0, mtu: 0, role: 0, inUse: false, checksSource: true, capabilities: 0, zone: Zone(rawValue: 0))
+      mac: 0, peerMAC: 0, mtu: 0, role: 0, inUse: false, checksSource: true, masquerades: false, capabilities: 0,
+      zone: Zone(rawValue: 0))
   }
 }

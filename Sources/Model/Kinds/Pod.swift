@@ -60,6 +60,22 @@ public struct Pod: KubernetesObject {
     public var networkNamespace: String?
     /// The interface's name inside of the pod; no annotation says it, but the container runtime.
     public var containerInterface: String
+    /// Whether what it sends out of all pools is masqueraded whatever the pool says; the runtime says it too.
+    public var masquerades = false
+    /// What may pass to the pod, and from it; nil: no limit.
+    public var ingress: Rate?
+    public var egress: Rate?
+
+    /// A token bucket: bits a second, and bits that may come at once.
+    public struct Rate: Sendable, Hashable {
+      public var bitsPerSecond: Int
+      public var burstBits: Int
+
+      public init(bitsPerSecond: Int, burstBits: Int) {
+        self.bitsPerSecond = bitsPerSecond
+        self.burstBits = burstBits
+      }
+    }
 
     public init(
       interface: String? = nil, macAddress: MACAddress? = nil, type: InterfaceType = .veth,

@@ -118,7 +118,9 @@ extension Kalsae.CNICommand {
       let plugin = JSON([
         "type": .string(CNIPlaces.plugin), "agentSocket": socket.map { .string($0) },
         "dataDirectory": data.map { .string($0) }, "interface": .string(interface.rawValue), "ipam": section,
-        "capabilities": JSON(["mac": .bool(true), "ips": .bool(true), "portMappings": .bool(true)]),
+        "capabilities": JSON([
+          "mac": .bool(true), "ips": .bool(true), "portMappings": .bool(true), "bandwidth": .bool(true),
+        ]),
       ])
       var derived = plugin
       derived["cniVersion"] = .string(CNIVersion.newest.description)

@@ -60,6 +60,12 @@ import Testing
     #expect(try source(bench.client(family), bench.underlay) == bench.node(family))
     bench.tables.settings.natOutgoingBlocks = []
     #expect(try source(bench.client(family, 8), bench.underlay) == pod)
+    // ipMasq of CNI: the pod's port wants it where no pool does.
+    var port = bench.tables.port(bench.podA)!
+    port.masquerades = true
+    bench.tables.updatePort(bench.podA, port)
+    #expect(try source(bench.client(family, 7), bench.underlay) == bench.node(family))
+    #expect(try source(bench.remote(10, family), bench.underlay) == pod)
     bench.tables.settings.natOutgoingBlocks = OutgoingTests.pools
     bench.tables.settings.poolBlocks += [IPPrefix(host: bench.client(family, 9))]
     #expect(try source(bench.client(family, 9), bench.underlay) == pod)
