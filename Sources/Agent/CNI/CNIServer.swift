@@ -134,7 +134,7 @@ final class CNIServer: Sendable {
     }
     let reply: JSON
     do throws(CNIError) {
-      let result = try service.perform(request)
+      let result = try service.perform(request) { CNIServer.isConnected(descriptor) }
       reply = JSON(["result": result])
     } catch {
       reply = JSON(["error": error.json(version: request.configuration.version.description)])
@@ -161,12 +161,17 @@ final class CNIServer: Sendable {
     return nil
   }
 
+  /// Whether the client is still there. It says nothing more while it waits: an end of the connection means that it is
+  /// gone.
+  private static func isConnected(_ descriptor: Int32) -> Bool {
+    var entry = pollfd(fd: descriptor, events: Int16(POLLIN), revents: 0)
+    return unsafe poll(&entry, 1, 0) <= 0 || entry.revents & Int16(POLLHUP | POLLERR) == 0
+  }
+
   /// Whether the client is still there and got all of it.
   @discardableResult
   private static func reply(_ descriptor: Int32, _ reply: JSON) -> Bool {
-    var entry = pollfd(fd: descriptor, events: Int16(POLLIN), revents: 0)
-    // The client says nothing more while it waits: an end of the connection means that it is gone.
-    if unsafe poll(&entry, 1, 0) > 0, entry.revents & Int16(POLLHUP | POLLERR) != 0 { return false }
+    guard isConnected(descriptor) else { return false }
     var rest = Array((reply.serialized + "\n").utf8)[...]
     for _ in 0..<1000 where !rest.isEmpty {
       let count = unsafe rest.withUnsafeBytes {

@@ -43,11 +43,19 @@ final class CNIService: Sendable {
     }
   }
 
-  /// Answers a request: with a result, or with nothing where the command has none.
-  func perform(_ request: CNIRequest) throws(CNIError) -> JSON? {
+  /// Answers a request: with a result, or with nothing where the command has none. `isWanted`: whether somebody still
+  /// waits for the answer.
+  func perform(_ request: CNIRequest, isWanted: () -> Bool = { true }) throws(CNIError) -> JSON? {
     switch request.command {
     case .add:
-      return try exclusively(request) { () throws(CNIError) in try add(request) }
+      return try exclusively(request) { () throws(CNIError) in
+        // Of a plugin that was killed the runtime may have sent the DEL by now, and it may have overtaken the ADD: what
+        // would be made then nobody would take back. A DEL that comes from here on has to wait.
+        guard isWanted() else {
+          throw CNIError(.tryAgain, "nobody waits for the answer any more", remedy: "the runtime asks again")
+        }
+        return try add(request)
+      }
     case .delete:
       try exclusively(request) { () throws(CNIError) in try delete(request) }
       return nil
