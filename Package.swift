@@ -107,7 +107,8 @@ let package = Package(
       name: "NodeTests", dependencies: ["CEBPF", "CLinux", "Dataplane", "Addresses", "Node", "Ports", "Lab"],
       swiftSettings: strict),
     .testTarget(
-      name: "AgentTests", dependencies: ["Dataplane", "Model", "Addresses", "Agent", "Compiler", "Node"],
+      name: "AgentTests",
+      dependencies: ["Dataplane", "Model", "Addresses", "Agent", "Compiler", "Node", "CNI", "IPAM", "Lab"],
       swiftSettings: strict),
     .testTarget(name: "CNITests", dependencies: ["CNI", "Addresses", "Lab"], swiftSettings: strict),
     .testTarget(

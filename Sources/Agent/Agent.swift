@@ -60,7 +60,7 @@ public final class Agent {
   /// The host's ends of veth pairs that are being removed.
   var departing: Set<String> = []
   /// As many as pods may come at once before one has to wait for its socket.
-  let spares = PacketSpares(limit: 8)
+  let spares = PacketSpares(limit: 4)
   var doors = Doors()
   var doorSource: Doors.Source?
   /// The host's routing rules that were made.
@@ -140,7 +140,7 @@ public final class Agent {
     compiler = NodeCompiler(node: configuration.node)
     compiler.apply(first.changes)
     addressManagers = AddressManagers(
-      node: configuration.node, storePath: SQLiteStore.defaultPath)
+      node: configuration.node, storePath: SQLiteStore.defaultPath, provider: configuration.addressProvider)
     addressManagers.setCatalog(PoolCatalog(compiler.state))
   }
 
@@ -350,6 +350,7 @@ public final class Agent {
     endRequests()
     watch?.stop()
     servers?.settle([])
+    spares.close()
     worker.stop()
     if exitSignal != 0 { saveFlows() }
     inheritance.discard()

@@ -1,3 +1,5 @@
+public import IPAM
+
 /// What the agent is told when it is started; all else stands in the manifests.
 public struct AgentConfiguration: Sendable {
   /// The name of the node's manifest.
@@ -14,6 +16,8 @@ public struct AgentConfiguration: Sendable {
   public var hostInterface = "kalsae0"
   /// The control group whose processes' connections the programs in the kernel look after; nil: all of the machine's.
   public var controlGroup: String?
+  /// Where warm pools get their addresses from (IPAM-3); nil: there are no warm pools.
+  public var addressProvider: (any AddressProvider)?
 
   public init(
     node: String, stateDirectory: String, socketPath: String? = nil, dataDirectory: String? = nil,

@@ -253,6 +253,8 @@ struct AFPacketTests {
     try line.f.ip("link set fa mtu 9000")
     _ = try open("fa")
     #expect(spares.count == 1)
+    spares.close()
+    #expect(try spares.count == 0 && !spares.prepareOne())
   }
 
   @Test("missing devices, namespaces and nonsense give one clear error each")

@@ -21,6 +21,7 @@ final class CNIServer: Sendable {
     var isStopping = false
     var hasEnded = true
     var requests = 0
+    var isMaintaining = false
   }
 
   /// As many requests are worked on at once; further ones wait in the socket's queue.
@@ -71,6 +72,20 @@ final class CNIServer: Sendable {
     _ = unsafe unlink(path)
   }
 
+  /// Has what keeps addresses at hand do so, on a thread of its own: a cloud takes seconds to answer.
+  private func maintain() {
+    let isFree = state.withLock { state in
+      defer { state.isMaintaining = true }
+      return !state.isMaintaining
+    }
+    guard isFree else { return }
+    let error = startThread(named: "kalsae-warm") { [self] in
+      do throws(IPAMError) { try service.managers.maintain() } catch { log.warning("addresses: \(error)") }
+      state.withLock { $0.isMaintaining = false }
+    }
+    if error != 0 { state.withLock { $0.isMaintaining = false } }
+  }
+
   private func run() {
     collector.begin()
     var next = kalsae_monotonic() &+ Collector.interval
@@ -84,6 +99,7 @@ final class CNIServer: Sendable {
       let now = kalsae_monotonic()
       if now >= nextBlocks {
         service.refreshBlocks()
+        if service.managers.needsMaintenance { maintain() }
         nextBlocks = kalsae_monotonic() &+ Collector.blockInterval
       }
       if now >= next {

@@ -90,6 +90,7 @@ extension Agent {
   func handOver() -> (view: HandoverView, descriptors: [Int32]) {
     log.notice("node \(configuration.node): another agent takes over")
     endRequests()
+    spares.close()
     worker.stop()
     pauseOffload()
     var view = HandoverView(names: [], ports: [], restore: restore.map { [$0.name, $0.value] })

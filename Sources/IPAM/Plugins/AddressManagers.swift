@@ -62,7 +62,10 @@ public final class AddressManagers: Sendable {
 
   private static func isOwn(_ type: String?) -> Bool { type == "kalsae" || type == "kalsae-ipam" }
 
-  /// Does what is due from time to time.
+  /// Whether `maintain` has anything to do.
+  public var needsMaintenance: Bool { state.withLock { !$0.warmPools.isEmpty } }
+
+  /// Does what is due from time to time: every few seconds. May take as long.
   public func maintain() throws(IPAMError) {
     for pool in state.withLock({ Array($0.warmPools.values) }) { try pool.maintain() }
   }

@@ -1,3 +1,4 @@
+import Glibc
 import Synchronization
 
 /// Packet sockets with their rings that wait for a device: what takes the kernel some 10 ms is done before anybody waits
@@ -12,6 +13,7 @@ public final class PacketSpares: Sendable {
     var spares: [Spare] = []
     /// Those that are being prepared.
     var coming = 0
+    var isClosed = false
   }
 
   public let options: AFPacketPort.Options
@@ -43,7 +45,7 @@ public final class PacketSpares: Sendable {
   @discardableResult
   public func prepareOne() throws(PortError) -> Bool {
     let isNeeded = state.withLock { state in
-      guard state.spares.count + state.coming < limit else { return false }
+      guard !state.isClosed, state.spares.count + state.coming < limit else { return false }
       state.coming += 1
       return true
     }
@@ -58,11 +60,27 @@ public final class PacketSpares: Sendable {
       state.withLock { $0.coming -= 1 }
       throw error
     }
-    state.withLock { state in
+    let isKept = state.withLock { state in
       state.coming -= 1
-      state.spares.append(Spare(socket: made.socket, memory: made.memory))
+      if !state.isClosed { state.spares.append(Spare(socket: made.socket, memory: made.memory)) }
+      return !state.isClosed
     }
-    return true
+    if !isKept { AFPacketPort.discard(made.socket, made.memory, blocks: blocks) }
+    return isKept
+  }
+
+  /// Gives all back and prepares no more; returns when they are gone, some 30 ms for each later. To be called while
+  /// packets still move: a process that ends with sockets takes as long to end, and its successor waits for that.
+  public func close() {
+    let spares = state.withLock { state in
+      state.isClosed = true
+      defer { state.spares = [] }
+      return state.spares
+    }
+    for spare in spares {
+      unsafe munmap(UnsafeMutableRawPointer(bitPattern: spare.memory), blocks * PacketRing.blockSize)
+      Glibc.close(spare.socket)
+    }
   }
 
   /// A socket with a ring of this shape; nil where none is ready.
