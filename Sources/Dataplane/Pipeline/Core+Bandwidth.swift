@@ -5,16 +5,30 @@ extension Core {
   mutating func limit(_ batch: inout FrameBatch, _ tables: borrowing Tables) {
     let number = Int(ingress.rawValue)
     let rate = tables.ports.limits[number].receive
-    guard rate.isLimit else { return }
     var kept = 0
     for index in 0..<batch.count {
-      if paces[number].receives(batch[index].wireLength, at: now, rate) {
-        batch[kept] = batch[index]
+      let frame = batch[index]
+      var passes = frame.resolvesAddresses
+      if !passes { passes = paces[number].receives(frame.wireLength, at: now, rate) }
+      if passes {
+        batch[kept] = frame
         kept += 1
       } else {
-        drops.add(.bandwidth, at: ingress, frame: batch[index], timestamp: now)
+        drops.add(.bandwidth, at: ingress, frame: frame, timestamp: now)
       }
     }
     batch.truncate(to: kept)
+  }
+}
+
+extension Frame {
+  /// Whether it is ARP or neighbour discovery (RFC 4861): without them a port at its limit would soon carry nothing at all.
+  var resolvesAddresses: Bool {
+    let octets = octets
+    guard octets.count >= EthernetHeader.length else { return false }
+    if octets[u16: 12] == 0x0806 { return true }
+    let message = EthernetHeader.length + IPv6Header.length
+    return octets[u16: 12] == 0x86dd && octets.count > message && octets[EthernetHeader.length + 6] == 58
+      && (133...137).contains(octets[message])
   }
 }

@@ -32,6 +32,8 @@ struct Core: ~Copyable {
   /// The port that the batch came in by, and its record.
   private(set) var ingress = PortIndex.none
   private(set) var ingressRecord = PortRecord.none
+  /// Whether there is a limit to what may come in by it.
+  private(set) var isLimited = false
   /// What plain packets from there begin with.
   private(set) var link = LinkGuard.none
   /// The address of the node that a tunnel packet of this batch was last sent to: most are sent to the same.
@@ -76,6 +78,7 @@ struct Core: ~Copyable {
   mutating func enter(_ port: PortIndex, _ tables: borrowing Tables) {
     ingress = port
     ingressRecord = tables.ports.records[Int(port.rawValue)]
+    isLimited = tables.ports.hasLimits && tables.ports.limits[Int(port.rawValue)].receive.isLimit
     // Whoever traces sees every decision, and only the general way tells of them.
     link = usesFastPath && !isTracing ? LinkGuard(ingressRecord) : .none
   }

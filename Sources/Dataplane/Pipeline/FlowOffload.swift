@@ -107,7 +107,8 @@ extension Family {
   /// Notes a flow that goes on: TCP that is established, and datagrams of which some have come.
   @inline(never)
   mutating func propose(_ index: Int, _ position: Int, _ core: inout Core) {
-    guard !Key.isIPv6, candidates.count < Core.offloadLimit else { return }
+    // Limits of bandwidth are kept here alone.
+    guard !Key.isIPv6, !core.isLimited, candidates.count < Core.offloadLimit else { return }
     let context = core.contexts[index]
     guard context.flags.isDisjoint(with: [.fragment, .laterFragment, .icmpError, .originated, .hasOptions]) else {
       return
@@ -178,6 +179,7 @@ extension Pipeline {
     guard hop != 0, slot.epoch == tables.epoch, core.hopStates[hop].learnedMTU == 0 else { return nil }
     let record = tables.hops.records[hop]
     guard record.plain != PlainHop.no.rawValue, record.length <= 64,
+      !tables.ports.hasLimits || !tables.ports.limits[Int(record.port.rawValue)].send.isLimit,
       let encapsulation = Encapsulation(rawValue: record.encapsulation)
     else { return nil }
     var arrival: OffloadedFlow.Arrival?

@@ -144,7 +144,7 @@ struct Output: ~Copyable {
     _ frame: Frame, _ number: Int, _ rate: PacedRate, _ paces: borrowing Memory<PortPace>,
     _ drops: inout DropCounters, _ now: UInt64
   ) -> Bool {
-    guard !paces[number].sends(frame.wireLength, at: now, rate) else { return true }
+    guard !frame.resolvesAddresses, !paces[number].sends(frame.wireLength, at: now, rate) else { return true }
     drops.add(.bandwidth, at: frame.port, frame: frame, timestamp: now)
     return false
   }

@@ -31,7 +31,7 @@ public struct Pipeline: ~Copyable {
     // What waits goes before what has come since.
     if !core.waiting.isEmpty { drainWaiting(tables, ports) }
     core.enter(port, tables)
-    if tables.ports.hasLimits { core.limit(&batch, tables) }
+    if core.isLimited { core.limit(&batch, tables) }
     // In parts that stay in the first-level cache from stage to stage, and are long enough to wait for memory once.
     var start = 0
     while start < batch.count {

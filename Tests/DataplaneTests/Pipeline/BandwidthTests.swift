@@ -1,3 +1,4 @@
+import Addresses
 import Ports
 import Testing
 
@@ -62,6 +63,47 @@ struct BandwidthTests {
     }
     // Two at the beginning (12,000 bits are one packet and a half), and one every 8 ms.
     #expect(times.count == 2 + 100 / 8)
+  }
+
+  @Test("CNI-10: a port at its limit still resolves addresses")
+  func resolution() {
+    let bench = bench(send: 1_000_000, receive: 1_000_000)
+    _ = bench.send(packets(bench, toPod: true, 30), at: bench.underlay)
+    _ = bench.send(packets(bench, toPod: false, 30), at: bench.podA)
+    let asker = Bench.podMAC(1, 10)
+    let request =
+      [0, 1, 8, 0, 6, 4, 0, 1] + asker.octets + [10, 244, 1, 10, 0, 0, 0, 0, 0, 0] + [169, 254, 1, 1] as [UInt8]
+    let frame = ethernet(to: MACAddress("ff:ff:ff:ff:ff:ff")!, from: asker, 0x806, request)
+    #expect(bench.send(frame, at: bench.podA).octets(bench.podA).count == 1)
+  }
+
+  private final class Kernel: FlowOffload {
+    var entered: [PortIndex] = []
+    func wants(_ key: OffloadKey, to port: PortIndex) -> Bool { true }
+    func enter(_ flow: OffloadedFlow) -> Bool {
+      entered.append(flow.port)
+      return true
+    }
+    func remove(_ key: OffloadKey) {}
+    func takeCounts(of key: OffloadKey) -> OffloadCounts? { nil }
+    func invalidate() {}
+    var totals: (flows: Int, packets: UInt64, octets: UInt64) { (0, 0, 0) }
+  }
+
+  @Test("CNI-10: flows that pass a limit are not given to the kernel, which knows of none", arguments: [0, 1, 2])
+  func carried(limits: Int) {
+    let bench = bench(
+      send: limits == 1 ? 1_000_000_000 : nil, receive: limits == 2 ? 1_000_000_000 : nil, burst: 1_000_000_000)
+    let kernel = Kernel()
+    bench.pipeline.isTracing = false
+    bench.pipeline.setOffload(kernel)
+    for _ in 0..<20 {
+      for toPod in [false, true] {
+        bench.send(packets(bench, toPod: toPod, 1), at: toPod ? bench.underlay : bench.podA)
+      }
+    }
+    #expect(kernel.entered.contains(bench.podA) == (limits != 1))
+    #expect(kernel.entered.contains(bench.underlay) == (limits != 2))
   }
 
   @Test("limits at the ends of what can be said do not overflow")
