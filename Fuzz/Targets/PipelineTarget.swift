@@ -47,7 +47,7 @@ final class PipelineTarget: FuzzTarget {
     guard input.count > 3 else { return }
     let node = unsafe nodes[Int(input[0]) % nodes.count]
     // Nothing of the last input is left, so that each can be run again alone.
-    now += 3_600_000_000_000
+    now += 700_000_000_000
     node.lane.tick(at: now)
     node.lane.withPipeline { $0.forgetFlows() }
     var offset = 1

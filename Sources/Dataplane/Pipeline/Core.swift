@@ -71,7 +71,9 @@ struct Core: ~Copyable {
     // A capture's time may jump back; the pipeline's does not.
     guard now > self.now || !errorBudget.isFilled else { return }
     self.now = now
-    second = UInt32(truncatingIfNeeded: now / 1_000_000_000)
+    // The clock of flows stands still from the year 2097 on: a capture may say so, and no time-out may end where its
+    // seconds cannot be counted.
+    second = UInt32(truncatingIfNeeded: min(now / 1_000_000_000, 0xf000_0000))
     errorBudget.refill(at: now, rate: tables.settings.icmpErrorRate, burst: tables.settings.icmpErrorBurst)
   }
 

@@ -24,6 +24,20 @@ import Testing
     (sent.tuples(bench.underlay) + sent.tuples(bench.podB)).first?.destination
   }
 
+  /// What a capture says of its time may be anything.
+  @Test(
+    "KP-50 at the end of the clock's seconds flows are entered, followed and closed as before",
+    arguments: [UInt64(UInt32.max) * 1_000_000_000, UInt64.max - 4_000_000_000_000])
+  func endOfTime(_ now: UInt64) {
+    let bench = Bench.forServices()
+    bench.now = now
+    let wire = Wire.all.first { $0.transport == .tcp }!
+    bench.serve(wire, [bench.endpoint(30, wire.family)])
+    for flags in [Flag.syn, Flag.ack, Flag.rst] { #expect(goes(request(bench, wire, flags: flags), bench) != nil) }
+    bench.tick(3600)
+    #expect(goes(request(bench, wire, from: 5001, flags: Flag.syn), bench) != nil)
+  }
+
   // MARK: Endpoints that go
 
   @Test("KP-51 when its endpoint goes, a UDP flow moves with its next packet; TCP and SCTP stay", arguments: Wire.all)
