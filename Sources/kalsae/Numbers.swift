@@ -1,3 +1,14 @@
+import ArgumentParser
+
+/// Refuses an option's number outside of `range`.
+func requireNumber<Number: Comparable & LosslessStringConvertible>(
+  _ option: String, _ number: Number, in range: ClosedRange<Number>
+) throws(ValidationError) {
+  guard range.contains(number) else {
+    throw ValidationError("\(option): give a number from \(range.lowerBound) to \(range.upperBound)")
+  }
+}
+
 /// `1.5M`: a number that people can read.
 func short(_ number: UInt64) -> String {
   let units = ["", "k", "M", "G", "T", "P", "E"]

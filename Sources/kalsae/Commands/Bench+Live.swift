@@ -59,8 +59,8 @@ struct LiveBenchOptions: ParsableArguments {
   var output: OutputFormat = .text
 
   func check(_ bench: LiveBench) throws {
-    guard (1...100).contains(rounds) else { throw ValidationError("--rounds: give a number from 1 to 100") }
-    guard (0.2...60).contains(seconds) else { throw ValidationError("--seconds: give a number from 0.2 to 60") }
+    try requireNumber("--rounds", rounds, in: 1...100)
+    try requireNumber("--seconds", seconds, in: 0.2...60)
     for name in LiveBenchOptions.names(subjects) where !bench.subjectNames.contains(name) {
       throw ValidationError("--subjects: no subject \(name); there are \(bench.subjectNames.joined(separator: ", "))")
     }

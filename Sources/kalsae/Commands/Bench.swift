@@ -61,10 +61,8 @@ struct PipelineBenchCommand: ParsableCommand {
   }
 
   func validate() throws {
-    guard (1...1000).contains(windows) else { throw ValidationError("--windows: give a number from 1 to 1000") }
-    guard (0...10_000).contains(milliseconds) else {
-      throw ValidationError("--milliseconds: give a number from 0 to 10000")
-    }
+    try requireNumber("--windows", windows, in: 1...1000)
+    try requireNumber("--milliseconds", milliseconds, in: 0...10_000)
   }
 
   func run() throws {

@@ -34,9 +34,9 @@ struct AddressBenchCommand: ParsableCommand {
   var output: PipelineBenchCommand.Format = .text
 
   func validate() throws {
-    guard (1...256).contains(processes) else { throw ValidationError("--processes: give a number from 1 to 256") }
-    guard (1...100_000).contains(operations) else { throw ValidationError("--operations: give 1 to 100000") }
-    guard (0...100_000).contains(kills) else { throw ValidationError("--kills: give a number from 0 to 100000") }
+    try requireNumber("--processes", processes, in: 1...256)
+    try requireNumber("--operations", operations, in: 1...100_000)
+    try requireNumber("--kills", kills, in: 0...100_000)
     guard output != .csv else { throw ValidationError("--output: csv is for bench pipeline; give text or json") }
   }
 

@@ -72,12 +72,10 @@ struct ServicesBenchCommand: ParsableCommand {
   var output = ScaleFormat.text
 
   func validate() throws {
-    guard (10...1_000_000).contains(services) else {
-      throw ValidationError("--services: give a number from 10 to 1000000")
-    }
-    guard (256...1_000_000).contains(flows) else { throw ValidationError("--flows: give a number from 256 to 1000000") }
-    guard (1...100_000).contains(changes) else { throw ValidationError("--changes: give a number from 1 to 100000") }
-    guard (1...1000).contains(windows) else { throw ValidationError("--windows: give a number from 1 to 1000") }
+    try requireNumber("--services", services, in: 10...1_000_000)
+    try requireNumber("--flows", flows, in: 256...1_000_000)
+    try requireNumber("--changes", changes, in: 1...100_000)
+    try requireNumber("--windows", windows, in: 1...1000)
   }
 
   func run() throws {
@@ -137,11 +135,11 @@ struct PolicyBenchCommand: ParsableCommand {
   var output = ScaleFormat.text
 
   func validate() throws {
-    guard (2...10_000).contains(pods) else { throw ValidationError("--pods: give a number from 2 to 10000") }
-    guard (2...pods).contains(local) else { throw ValidationError("--local: give a number from 2 to \(pods)") }
-    guard (1...100_000).contains(policies) else { throw ValidationError("--policies: give a number from 1 to 100000") }
-    guard (256...1_000_000).contains(flows) else { throw ValidationError("--flows: give a number from 256 to 1000000") }
-    guard (1...1000).contains(windows) else { throw ValidationError("--windows: give a number from 1 to 1000") }
+    try requireNumber("--pods", pods, in: 2...10_000)
+    try requireNumber("--local", local, in: 2...pods)
+    try requireNumber("--policies", policies, in: 1...100_000)
+    try requireNumber("--flows", flows, in: 256...1_000_000)
+    try requireNumber("--windows", windows, in: 1...1000)
   }
 
   func run() throws {
@@ -193,18 +191,10 @@ struct FlowsBenchCommand: ParsableCommand {
   var output = ScaleFormat.text
 
   func validate() throws {
-    guard (256...16_000_000).contains(flows) else {
-      throw ValidationError("--flows: give a number from 256 to 16000000")
-    }
-    guard (256...1_000_000_000).contains(flood) else {
-      throw ValidationError("--flood: give a number from 256 to 1000000000")
-    }
-    guard (256...16_000_000).contains(limit) else {
-      throw ValidationError("--limit: give a number from 256 to 16000000")
-    }
-    guard (256...min(limit, 640_000)).contains(established) else {
-      throw ValidationError("--established: give a number from 256 to \(min(limit, 640_000))")
-    }
+    try requireNumber("--flows", flows, in: 256...16_000_000)
+    try requireNumber("--flood", flood, in: 256...1_000_000_000)
+    try requireNumber("--limit", limit, in: 256...16_000_000)
+    try requireNumber("--established", established, in: 256...min(limit, 640_000))
   }
 
   func run() throws {

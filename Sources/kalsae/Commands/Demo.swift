@@ -58,7 +58,7 @@ extension Kalsae {
         throw ValidationError("--modes: '\(name)' is no mode; modes are \(DemoMode.names)")
       }
       guard !chosen.isEmpty else { throw ValidationError("--modes names no mode; modes are \(DemoMode.names)") }
-      guard (1...2000).contains(size) else { throw ValidationError("--size \(size) is not within 1 to 2000") }
+      try requireNumber("--size", size, in: 1...2000)
     }
 
     func run() throws {

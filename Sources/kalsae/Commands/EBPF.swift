@@ -160,7 +160,7 @@ struct EBPFCommand: ParsableCommand {
     var output = OutputFormat.text
 
     func validate() throws {
-      guard (0...1_000_000).contains(limit) else { throw ValidationError("--limit: give a number from 0 to 1000000") }
+      try requireNumber("--limit", limit, in: 0...1_000_000)
     }
 
     func run() throws {

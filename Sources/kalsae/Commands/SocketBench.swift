@@ -31,10 +31,8 @@ struct SocketBenchCommand: ParsableCommand {
   var output = OutputFormat.text
 
   func validate() throws {
-    guard (1...1000).contains(windows) else { throw ValidationError("--windows: give a number from 1 to 1000") }
-    guard (10...100_000).contains(connections) else {
-      throw ValidationError("--connections: give a number from 10 to 100000")
-    }
+    try requireNumber("--windows", windows, in: 1...1000)
+    try requireNumber("--connections", connections, in: 10...100_000)
   }
 
   /// What is measured: both, as JSON.
