@@ -17,7 +17,11 @@ public struct DeleteSpool: Sendable {
 
   /// Records a request; when this returns it is on the disk.
   public func add(_ request: CNIRequest) throws(CNIError) -> Entry {
-    try DeleteSpool.makeFolders(folder)
+    if let refused = Folders.make(folder, mode: 0o700) {
+      throw CNIError(
+        .inputOutput, "cannot make the folder \(refused): error \(errno)",
+        remedy: "set dataDirectory in the network configuration to a folder that can be written")
+    }
     let name = DeleteSpool.name(request)
     let path = "\(folder)/\(name)"
     let hidden = "\(folder)/.\(name).\(getpid())"
@@ -46,22 +50,9 @@ public struct DeleteSpool: Sendable {
     return Entry(path: path, request: request)
   }
 
-  private func names() -> [String] {
-    guard let directory = unsafe opendir(folder) else { return [] }
-    defer { unsafe closedir(directory) }
-    var names: [String] = []
-    while let entry = unsafe readdir(directory) {
-      let name = unsafe withUnsafeBytes(of: &entry.pointee.d_name) { bytes in
-        unsafe String(decoding: bytes.prefix { $0 != 0 }, as: UTF8.self)
-      }
-      if name != ".", name != ".." { names.append(name) }
-    }
-    return names.sorted()
-  }
-
   /// Removes what plugins had begun to write when they were killed. Their runtimes ask again.
   public func sweep() {
-    for name in names() where name.hasPrefix(".") {
+    for name in Folders.names(in: folder) ?? [] where name.hasPrefix(".") {
       // The name ends with the writer's process, which may still be writing.
       guard let writer = name.split(separator: ".").last.flatMap({ pid_t($0) }), writer > 0,
         kill(writer, 0) != 0, errno == ESRCH
@@ -72,7 +63,7 @@ public struct DeleteSpool: Sendable {
 
   /// What waits, in the order of the names.
   public func entries() -> [Entry] {
-    names().filter { !$0.hasPrefix(".") }.map { name in
+    (Folders.names(in: folder) ?? []).filter { !$0.hasPrefix(".") }.map { name in
       let path = "\(folder)/\(name)"
       let request = DeleteSpool.read(path).flatMap { octets in
         (try? JSON(parsing: octets)).flatMap { try? CNIRequest(message: $0) }
@@ -96,19 +87,6 @@ public struct DeleteSpool: Sendable {
     var hash: UInt64 = 0xcbf2_9ce4_8422_2325
     for octet in plain.utf8 { hash = (hash ^ UInt64(octet)) &* 0x100_0000_01b3 }
     return "\(plain.prefix(180))-\(String(hash, radix: 16)).json"
-  }
-
-  /// Makes a folder and those above it.
-  static func makeFolders(_ path: String) throws(CNIError) {
-    var current = ""
-    for part in path.split(separator: "/") {
-      current += "/\(part)"
-      if unsafe mkdir(current, 0o700) != 0, errno != EEXIST {
-        throw CNIError(
-          .inputOutput, "cannot make the folder \(current): error \(errno)",
-          remedy: "set dataDirectory in the network configuration to a folder that can be written")
-      }
-    }
   }
 
   /// All of a file; nil where it cannot be read or is too long.

@@ -105,7 +105,7 @@ public final class Containerd: Sendable {
   private static func endAll(_ folder: String) {
     var parents: [Int32: Int32] = [:]
     var shims: Set<Int32> = []
-    for name in names(in: "/proc") {
+    for name in Files.list("/proc") {
       guard let pid = Int32(name), let status = try? Files.read("/proc/\(pid)/stat") else { continue }
       // The name in parentheses may hold anything; state and parent come after it.
       let fields = status.split(separator: ")").last?.split(separator: " ") ?? []
@@ -117,28 +117,15 @@ public final class Containerd: Sendable {
     for (pid, parent) in parents where shims.contains(parent) { kill(pid, SIGKILL) }
     for pid in shims { kill(pid, SIGKILL) }
     let prefix = "kl\(getpid())-"
-    for controller in names(in: "/sys/fs/cgroup") {
-      for group in names(in: "/sys/fs/cgroup/\(controller)") where group.hasPrefix(prefix) {
+    for controller in Files.list("/sys/fs/cgroup") {
+      for group in Files.list("/sys/fs/cgroup/\(controller)") where group.hasPrefix(prefix) {
         let path = "/sys/fs/cgroup/\(controller)/\(group)"
         for _ in 0..<50 {
-          for inner in names(in: path) { _ = unsafe rmdir("\(path)/\(inner)") }
+          for inner in Files.list(path) { _ = unsafe rmdir("\(path)/\(inner)") }
           if unsafe rmdir(path) == 0 || errno == ENOENT { break }
           usleep(20_000)
         }
       }
     }
-  }
-
-  private static func names(in folder: String) -> [String] {
-    guard let directory = unsafe opendir(folder) else { return [] }
-    defer { unsafe closedir(directory) }
-    var names: [String] = []
-    while let entry = unsafe readdir(directory) {
-      let name = unsafe withUnsafeBytes(of: &entry.pointee.d_name) { bytes in
-        unsafe String(decoding: bytes.prefix { $0 != 0 }, as: UTF8.self)
-      }
-      if !name.hasPrefix(".") { names.append(name) }
-    }
-    return names
   }
 }

@@ -1,4 +1,5 @@
 import CLinux
+import CNI
 import FoundationEssentials
 import Glibc
 
@@ -10,16 +11,7 @@ public struct AgentClient: Sendable {
 
   /// The sockets of the agents that run on this machine, in order.
   public static func sockets(in folder: String = AgentConfiguration.socketFolder) -> [String] {
-    guard let directory = unsafe opendir(folder) else { return [] }
-    defer { unsafe closedir(directory) }
-    var names: [String] = []
-    while let entry = unsafe readdir(directory) {
-      let name = unsafe withUnsafeBytes(of: &entry.pointee.d_name) { bytes in
-        unsafe String(decoding: bytes.prefix { $0 != 0 }, as: UTF8.self)
-      }
-      if name.hasSuffix(".sock") { names.append("\(folder)/\(name)") }
-    }
-    return names.sorted()
+    (Folders.names(in: folder) ?? []).filter { $0.hasSuffix(".sock") }.map { "\(folder)/\($0)" }
   }
 
   /// The agent to ask where the user names none: the only one that runs.

@@ -13,10 +13,12 @@ final class AttachmentStore: Sendable {
   /// Reads what is there. Files that cannot be read are named in `problems` and left alone.
   init(dataDirectory: String) throws(AgentError) {
     folder = dataDirectory + "/attachments"
-    try AttachmentStore.makeFolder(folder)
+    if let refused = Folders.make(folder, mode: 0o700) {
+      throw AttachmentStore.failure("make the folder \(refused)", errno)
+    }
     var found: [Attachment: AttachmentRecord] = [:]
     var problems: [String] = []
-    for name in AttachmentStore.names(in: folder) {
+    for name in Folders.names(in: folder) ?? [] {
       let path = "\(folder)/\(name)"
       if name.hasPrefix(".") {
         // Begun by a process that was killed.
@@ -75,29 +77,6 @@ final class AttachmentStore: Sendable {
 
   private static func failure(_ operation: String, _ code: Int32) -> AgentError {
     AgentError(.failed, "cannot \(operation): \(systemErrorText(code))")
-  }
-
-  static func makeFolder(_ path: String) throws(AgentError) {
-    var current = ""
-    for part in path.split(separator: "/") {
-      current += (path.hasPrefix("/") || !current.isEmpty ? "/" : "") + part
-      if unsafe mkdir(current, 0o700) != 0, errno != EEXIST {
-        throw failure("make the folder \(current)", errno)
-      }
-    }
-  }
-
-  private static func names(in folder: String) -> [String] {
-    guard let directory = unsafe opendir(folder) else { return [] }
-    defer { unsafe closedir(directory) }
-    var names: [String] = []
-    while let entry = unsafe readdir(directory) {
-      let name = unsafe withUnsafeBytes(of: &entry.pointee.d_name) { bytes in
-        unsafe String(decoding: bytes.prefix { $0 != 0 }, as: UTF8.self)
-      }
-      if name != ".", name != ".." { names.append(name) }
-    }
-    return names.sorted()
   }
 
   private static func read(_ path: String) -> [UInt8]? {

@@ -1,3 +1,4 @@
+import CNI
 import Glibc
 
 /// Locks on files by flock(2), which other programs take too. They end with their holder at the latest.
@@ -35,30 +36,18 @@ func systemError(_ code: Int32 = errno) -> String { unsafe String(cString: strer
 enum Files {
   /// Makes a folder and those above it.
   static func makeFolder(_ path: String, mode: mode_t = 0o755) throws(IPAMError) {
-    var current = path.hasPrefix("/") ? "" : "."
-    for part in path.split(separator: "/") {
-      current += "/\(part)"
-      if unsafe mkdir(current, mode) != 0, errno != EEXIST {
-        throw IPAMError(.storage, "cannot make the folder \(current): \(systemError()); choose another one, or make it")
-      }
+    if let refused = Folders.make(path, mode: mode) {
+      throw IPAMError(.storage, "cannot make the folder \(refused): \(systemError()); choose another one, or make it")
     }
   }
 
   /// The names in a folder, in order; nil where there is none.
   static func names(in folder: String) throws(IPAMError) -> [String]? {
-    guard let directory = unsafe opendir(folder) else {
+    guard let names = Folders.names(in: folder) else {
       if errno == ENOENT { return nil }
       throw IPAMError(.storage, "cannot read the folder \(folder): \(systemError())")
     }
-    defer { unsafe closedir(directory) }
-    var names: [String] = []
-    while let entry = unsafe readdir(directory) {
-      let name = unsafe withUnsafeBytes(of: &entry.pointee.d_name) { bytes in
-        unsafe String(decoding: bytes.prefix { $0 != 0 }, as: UTF8.self)
-      }
-      if name != ".", name != ".." { names.append(name) }
-    }
-    return names.sorted()
+    return names
   }
 
   /// The first part of a file, more than enough for an owner or an address; nil where there is no file.

@@ -99,7 +99,7 @@ extension Kalsae.CNICommand {
       try Install.write(Array((list.pretty + "\n").utf8), to: places.configurations, places.file, mode: 0o644)
       try Standard.output("\(places.configuration)\n")
       let endings = [".conf", ".conflist", ".json"]
-      for name in Install.names(places.configurations)
+      for name in Folders.names(in: places.configurations) ?? []
       where name < places.file && endings.contains(where: { name.hasSuffix($0) }) {
         Standard.error(
           "kalsae: warning: \(places.configurations)/\(name) comes first by name; the runtime uses it and not this one\n"
@@ -220,19 +220,6 @@ extension Kalsae.CNICommand.Install {
       _ = unsafe unlink(hidden)
       throw error
     }
-  }
-
-  static func names(_ folder: String) -> [String] {
-    guard let directory = unsafe opendir(folder) else { return [] }
-    defer { unsafe closedir(directory) }
-    var names: [String] = []
-    while let entry = unsafe readdir(directory) {
-      names.append(
-        unsafe withUnsafeBytes(of: &entry.pointee.d_name) { bytes in
-          unsafe String(decoding: bytes.prefix { $0 != 0 }, as: UTF8.self)
-        })
-    }
-    return names.sorted()
   }
 
   static var folderOfSelf: String {
