@@ -130,11 +130,15 @@ struct KernelOffloadTests {
       if random.next() % 3 == 0 {
         let frame = frame(from: carrier.peer, to: carrier.bench, isService: false, encapsulation, &random)
         let wrapped = carrier.peer.send([frame], at: carrier.peer.podA).frames[carrier.peer.underlay] ?? []
-        for frame in wrapped { try carrier.send(bent(frame, &random), at: carrier.bench.underlay) }
+        for frame in wrapped {
+          try carrier.send(bent(frame, oneOf: 4, leaving: 14, &random), at: carrier.bench.underlay)
+        }
       } else {
         let frame = frame(
           from: carrier.bench, to: carrier.peer, isService: random.next() % 2 == 0, encapsulation, &random)
-        try carrier.send(bent(frame, &random), at: random.next() % 16 == 0 ? carrier.bench.podB : carrier.bench.podA)
+        try carrier.send(
+          bent(frame, oneOf: 4, leaving: 14, &random),
+          at: random.next() % 16 == 0 ? carrier.bench.podB : carrier.bench.podA)
       }
       switch random.next() % 300 {
       case 0: carrier.bench.tables.setRoute(Route(IPPrefix("10.244.2.0/24")!, hops: [carrier.bench.hop]))
@@ -172,27 +176,6 @@ struct KernelOffloadTests {
         tcp(
           bench.pod(10), destination, from: ports.0, to: ports.1, flags[Int(random.next() % 7)], payload, with: fields))
     )
-  }
-
-  /// Some frames are not as they should be.
-  private func bent(_ frame: MemoryFrame, _ random: inout SeededGenerator) -> MemoryFrame {
-    var frame = frame
-    guard random.next() % 4 == 0 else { return frame }
-    switch random.next() % 4 {
-    case 0: frame.octets[Int(random.next() % UInt64(min(frame.octets.count, 90)))] ^= 1 << UInt8(random.next() % 8)
-    case 1: frame.octets.removeLast(Int.random(in: 1...min(40, frame.octets.count - 14), using: &random))
-    case 2: frame.octets += random.bytes(Int.random(in: 1...30, using: &random))
-    default:
-      let position = 14 + Int(random.next() % UInt64(min(frame.octets.count - 14, 70)))
-      frame.octets[position] = UInt8(truncatingIfNeeded: random.next())
-      if frame.octets[14] == 0x45 {
-        var header = Array(frame.octets[14..<34])
-        rechecksum(&header)
-        frame.octets.replaceSubrange(14..<34, with: header)
-      }
-    }
-    frame.wireLength = frame.octets.count
-    return frame
   }
 
   @Test(

@@ -238,3 +238,30 @@ private func problem(
   default: return nil
   }
 }
+
+/// One of so many frames is not as it should be: cut, lengthened, or with other octets in its headers.
+///
+/// `leaving`: the octets that the frame has at least.
+func bent(
+  _ frame: MemoryFrame, oneOf share: UInt64, leaving least: Int = 0, _ random: inout SeededGenerator
+) -> MemoryFrame {
+  var frame = frame
+  guard random.next() % share == 0 else { return frame }
+  switch random.next() % 5 {
+  case 0: frame.octets[Int(random.next() % UInt64(min(frame.octets.count, 90)))] ^= 1 << UInt8(random.next() % 8)
+  case 1: frame.octets.removeLast(Int.random(in: 1...min(60, frame.octets.count - least), using: &random))
+  case 2: frame.octets += random.bytes(Int.random(in: 1...30, using: &random))
+  default:
+    // One octet of the headers, and the checksum of the outer one made right again.
+    guard frame.octets.count >= 34 else { break }
+    let position = 14 + Int(random.next() % UInt64(min(frame.octets.count - 14, 70)))
+    frame.octets[position] = UInt8(truncatingIfNeeded: random.next())
+    if frame.octets[14] == 0x45 {
+      var header = Array(frame.octets[14..<34])
+      rechecksum(&header)
+      frame.octets.replaceSubrange(14..<34, with: header)
+    }
+  }
+  frame.wireLength = frame.octets.count
+  return frame
+}
