@@ -18,7 +18,7 @@ extension NodeCompiler {
     packet.masqueradeAll = settings.masqueradeAll
     let pools = state.ipPools.values.sorted { $0.name < $1.name }
     // Where there are no pools, pods' addresses are those of the cluster.
-    packet.poolBlocks = pools.map(\.cidr) + settings.clusterCIDRs
+    packet.poolBlocks = pools.isEmpty ? settings.clusterCIDRs : pools.map(\.cidr)
     packet.natOutgoingBlocks = pools.filter(\.natOutgoing).map(\.cidr)
     packet.tcpBeLiberal = settings.tcpBeLiberal
     packet.nodeAddress4 = ownAddress(.ipv4)?.v4
