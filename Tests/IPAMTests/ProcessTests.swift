@@ -89,18 +89,37 @@ struct ProcessTests {
     #expect(try ipam(["show", "--ip", "10.0.0.0/8"] + source).status == 64)
 
     let check = try ipam(["check", "--show-problem-ips"] + source)
-    #expect(check.status == 1 && check.output.contains("  \(leaked) leaked; attrs pod default/leaked on node a\n"))
+    #expect(check.status == 1 && check.output.contains("  \(leaked) leaked; attrs Main:net|leaked|eth0 "))
     let report = "\(folder.path)/report.json"
-    try Data(ipam(["check", "-o", "json"] + source).output.utf8).write(to: URL(filePath: report))
-    #expect(try ipam(["release", "--from-report", report] + source).output.contains("Released 1 IPs successfully"))
-    #expect(try ipam(["release", "--from-report", report] + source).output.contains("had already been cleaned up"))
+    let written = try ipam(["check", "-o", report] + source)
+    #expect(written.status == 1 && written.output.hasSuffix("Check complete; found 1 problems.\n"))
+    #expect(try ipam(["check", "-o", "json"] + source).output == String(contentsOfFile: report, encoding: .utf8))
+    #expect(try ipam(["check", "-o", "jsn"] + source).status == 64)
+    #expect(
+      try ipam(["release", "--from-report", report] + source).output == """
+        Releasing 1 old IPs...
+        Released 1 IPs successfully
+        Report didn't contain any handles to clean up.
+
+        """)
+    #expect(
+      try ipam(["release", "--from-report", report] + source).output == """
+        Releasing 1 old IPs...
+        Released 0 IPs successfully
+        1 addresses marked as leaked in the report had already been cleaned up.
+        Report didn't contain any handles to clean up.
+
+        """)
     #expect(try ipam(["check"] + source).status == 0)
     #expect(try ipam(["release", "--ip", "\(kept)"] + source).output == "Successfully released IP address \(kept)\n")
     let again = try ipam(["release", "--ip", "\(kept)"] + source)
     #expect(again.status == 1 && again.errors == "kalsae: IP address \(kept) is not assigned\n")
     #expect(try ipam(["release"] + source).status == 64)
 
-    #expect(try ipam(["configure", "--strictaffinity", "true"] + source).status == 0)
+    let configured = try ipam(["configure", "--strictaffinity", "true", "--ip-cooldown-seconds", "7"] + source)
+    #expect(
+      configured.output == "Successfully set StrictAffinity to: true\nSuccessfully set IPCooldownSeconds to: 7\n")
+    #expect(try ipam(["show", "--show-blocks", "--show-borrowed"] + source).status == 64)
     #expect(try ipam(["show", "--show-configuration"] + source).output.contains("| StrictAffinity     | true  |"))
     #expect(
       try ipam(["limits", "m5.large"]).output.contains("| m5.large      |          3 |                10 |       29 |"))

@@ -43,7 +43,22 @@ extension IPAMSnapshot {
   /// What block mode's own books say against each other (IPAM-6). Empty when all is well.
   ///
   /// Blocks that are half claimed or half given up are no contradiction: the next claim goes on with them.
-  public var contradictions: [String] {
+  public var contradictions: [String] { contradictions(besides: []) }
+
+  /// Handles none of whose addresses is given to them, in order.
+  var leakedHandles: [Attachment] {
+    handles.filter { attachment, addresses in
+      !addresses.contains { owner(of: $0)?.attachment == attachment }
+    }.keys.sorted()
+  }
+
+  /// Those who have addresses and no handle, in order.
+  var missingHandles: [Attachment] {
+    Set(blocks.flatMap { $0.allocations.values.map(\.attachment) }).filter { handles[$0] == nil }.sorted()
+  }
+
+  /// `known`: whose handles are told of elsewhere.
+  func contradictions(besides known: Set<Attachment>) -> [String] {
     var found: [String] = []
     for (block, next) in zip(blocks, blocks.dropFirst()) where block.cidr.overlaps(next.cidr) {
       found.append("the blocks \(block.cidr) and \(next.cidr) overlap")
@@ -56,12 +71,12 @@ extension IPAMSnapshot {
           found.append("\(address) is given twice: to \(other.attachment) and \(allocation.attachment)")
         }
         if ordinal >= block.size { found.append("\(address) lies outside of its block \(block.cidr)") }
-        if handles[allocation.attachment]?.contains(address) != true {
+        if !known.contains(allocation.attachment), handles[allocation.attachment]?.contains(address) != true {
           found.append("\(address) is given to \(allocation.attachment), whose handle does not say so")
         }
       }
     }
-    for (attachment, addresses) in handles.sorted(by: { $0.key < $1.key }) {
+    for (attachment, addresses) in handles.sorted(by: { $0.key < $1.key }) where !known.contains(attachment) {
       for address in addresses where owners[address]?.attachment != attachment {
         found.append("the handle of \(attachment) has \(address), which is not given to it")
       }

@@ -18,35 +18,59 @@ public struct CheckReport: Sendable, Codable, Equatable {
     public var owners: [String]
   }
 
+  /// A handle of calicoctl's report.
+  public struct Handle: Sendable, Codable, Equatable {
+    public var id: String
+
+    private enum CodingKeys: String, CodingKey { case id = "ID" }
+  }
+
+  /// A block and the node that has it.
+  public struct BlockEntry: Sendable, Codable, Equatable {
+    public var cidr: String
+    public var node: String?
+  }
+
   public var version: String
   /// By address.
   public var allocations: [String: [Entry]] = [:]
+  /// Handles that have no address; nil where there are none.
+  public var leakedHandles: [Handle]?
   /// In use, in a pool, and not given to anybody.
   public var notAllocated: [String: [String]] = [:]
   /// In use, and in no pool.
   public var notInPool: [String: [String]] = [:]
   /// Used by more than one.
   public var multipleOwners: [String: [String]] = [:]
-  /// Where the books contradict themselves.
+  /// Handles that addresses name and that are not there.
+  public var missingHandles: [String] = []
+  /// Where the books contradict themselves otherwise.
   public var contradictions: [String] = []
-  public var blocks = 0
+  /// Handles with addresses.
+  public var goodHandles = 0
+  public var blocks: [BlockEntry] = []
   public var pools: [String] = []
+  /// Who uses which address.
+  public var inUse: [String: [String]] = [:]
 
-  public var leaked: [Entry] {
-    allocations.values.joined().filter { !$0.inUse }.sorted { IPAddress($0.ip)! < IPAddress($1.ip)! }
-  }
+  public var leaked: [Entry] { sorted.filter { !$0.inUse } }
 
-  /// Handles without addresses, and addresses without handles, are among the contradictions.
   public var problems: Int {
-    leaked.count + notAllocated.count + notInPool.count + multipleOwners.count + contradictions.count
+    leaked.count + notAllocated.count + notInPool.count + multipleOwners.count + (leakedHandles?.count ?? 0)
+      + missingHandles.count + contradictions.count
   }
 
   /// `inUse`: who uses which address, in words such as `Workload(default/web)`.
   public init(_ snapshot: IPAMSnapshot, catalog: PoolCatalog, inUse: [IPAddress: [String]], version: String) {
     self.version = version
-    contradictions = snapshot.contradictions
-    blocks = snapshot.blocks.count
+    let (leaked, missing) = (snapshot.leakedHandles, snapshot.missingHandles)
+    leakedHandles = leaked.isEmpty ? nil : leaked.map { Handle(id: $0.handle) }
+    missingHandles = missing.map(\.handle)
+    goodHandles = snapshot.handles.count - leaked.count
+    contradictions = snapshot.contradictions(besides: Set(leaked + missing))
+    blocks = snapshot.blocks.map { BlockEntry(cidr: "\($0.cidr)", node: $0.node) }
     pools = catalog.pools.filter { !$0.disabled }.map { "\($0.cidr)" }
+    self.inUse = Dictionary(uniqueKeysWithValues: inUse.map { ("\($0.key)", $0.value) })
     var given: Set<IPAddress> = []
     for block in snapshot.blocks {
       for (ordinal, allocation) in block.allocations {
@@ -71,51 +95,7 @@ public struct CheckReport: Sendable, Codable, Equatable {
     }
   }
 
-  /// The findings in calicoctl's words. `showAll`: every address; `showProblems`: those with which something is wrong.
-  public func text(showAll: Bool, showProblems: Bool) -> String {
-    let showProblems = showProblems || showAll
-    var lines = ["Checking IPAM for inconsistencies...", ""]
-    lines += ["Loading all IPAM blocks...", "Found \(blocks) IPAM blocks."]
-    lines += ["IPAM blocks record \(allocations.values.reduce(0) { $0 + $1.count }) allocations.", ""]
-    lines += ["Loading all IPAM pools..."] + pools.map { "  \($0)" } + ["Found \(pools.count) active IP pools.", ""]
-    lines.append("Scanning for IPs that are allocated but not actually in use...")
-    if showAll {
-      for entry in sorted where entry.inUse {
-        lines.append("  \(entry.ip) in use by \(entry.owners.joined(separator: ", ")).")
-      }
-    }
-    let leaked = leaked
-    if showProblems { for entry in leaked { lines.append("  \(entry.ip) leaked; attrs \(attributes(entry))") } }
-    lines.append("Found \(leaked.count) IPs that are allocated in IPAM but not actually in use.")
-    lines.append("Scanning for IPs that are in use by a workload or node but not allocated in IPAM...")
-    if showProblems {
-      for (ip, owners) in multipleOwners.sorted(by: { $0.key < $1.key }) {
-        lines.append("  \(ip) has multiple owners: \(owners.joined(separator: ", ")).")
-      }
-      for (ip, owners) in notInPool.sorted(by: { $0.key < $1.key }) {
-        lines.append("  \(ip) in use by \(owners.joined(separator: ", ")) is not in any active IP pool.")
-      }
-      for (ip, owners) in notAllocated.sorted(by: { $0.key < $1.key }) {
-        lines.append(
-          "  \(ip) in use by \(owners.joined(separator: ", ")) and in active IPAM pool but has no IPAM allocation.")
-      }
-    }
-    lines.append("Found \(notInPool.count) in-use IPs that are not in active IP pools.")
-    lines.append(
-      "Found \(notAllocated.count) in-use IPs that are in active IP pools but have no corresponding IPAM allocation.")
-    lines += ["", "Scanning for blocks, affinities and handles that contradict each other..."]
-    if showProblems { lines += contradictions.map { "  \($0)." } }
-    lines.append("Found \(contradictions.count) contradictions.")
-    lines.append("Check complete; found \(problems) problems.")
-    return lines.joined(separator: "\n") + "\n"
-  }
-
-  private var sorted: [Entry] { allocations.values.joined().sorted { IPAddress($0.ip)! < IPAddress($1.ip)! } }
-
-  private func attributes(_ entry: Entry) -> String {
-    let owner = entry.pod.map { "pod \(entry.namespace ?? "")/\($0)" } ?? "handle \(entry.handle)"
-    return "\(owner) on node \(entry.node)"
-  }
+  var sorted: [Entry] { allocations.values.joined().sorted { IPAddress($0.ip)! < IPAddress($1.ip)! } }
 }
 
 extension BlockManager {
@@ -142,6 +122,21 @@ extension BlockManager {
       return allocation.attachment
     }
     return attachment != nil
+  }
+
+  /// Deletes a handle that has no address; false where there is no such handle, or it has addresses by now.
+  public func release(handle id: String) throws(IPAMError) -> Bool {
+    let leaked = try snapshot().leakedHandles.first { $0.handle == id }
+    guard let leaked else { return false }
+    return try update { objects in
+      guard let handle = try objects.handle(leaked) else { return false }
+      for (address, cidr) in zip(handle.value.addresses, handle.value.blocks) {
+        let block = try objects.block(cidr)?.value
+        guard block?.allocations[cidr.ordinal(of: address)]?.attachment != leaked else { return false }
+      }
+      try objects.delete(handle)
+      return true
+    }
   }
 
   /// Gives up all blocks of a node that is gone: empty ones at once, others when their last

@@ -38,7 +38,7 @@ public enum ShowText {
     table.add(["StrictAffinity", "\(configuration.strictAffinity)"])
     table.add(["AutoAllocateBlocks", "\(configuration.autoAllocateBlocks)"])
     table.add(["MaxBlocksPerHost", "\(configuration.maxBlocksPerHost)"])
-    table.add(["CoolDownSeconds", "\(configuration.coolDownSeconds)"])
+    table.add(["IPCooldownSeconds", "\(configuration.coolDownSeconds)"])
     return table.text
   }
 

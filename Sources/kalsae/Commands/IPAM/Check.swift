@@ -22,8 +22,12 @@ struct IPAMCheckCommand: ParsableCommand {
 
   @OptionGroup var source: IPAMOptions
 
-  @Option(name: .shortAndLong, help: "The form of the output; `release --from-report` reads json.")
-  var output = IPAMFormat.text
+  @Option(
+    name: .shortAndLong,
+    help: ArgumentHelp(
+      "The form of the output, or a file, such as report.json, that gets the report for `release --from-report` beside "
+        + "the text.", valueName: "file|text|json|yaml"), completion: .file())
+  var output = CheckOutput.form(.text)
 
   func run() throws {
     let state = try source.loadState()
@@ -42,8 +46,46 @@ struct IPAMCheckCommand: ParsableCommand {
     let snapshot = try reportingIPAM { () throws(IPAMError) in try manager.snapshot() }
     let report = CheckReport(
       snapshot, catalog: catalog, inUse: inUse.mapValues { $0.sorted() }, version: Kalsae.version)
-    try output.show(report) { _ in report.text(showAll: showAllIPs, showProblems: showProblemIPs) }
+    let form: IPAMFormat
+    switch output {
+    case .form(let asked): form = asked
+    case .file(let path):
+      form = .text
+      try write(report, to: path)
+    }
+    try form.show(report) { _ in report.text(showAll: showAllIPs, showProblems: showProblemIPs) }
     guard report.problems == 0 else { throw ExitCode(Failure.Status.difference.rawValue) }
+  }
+
+  private func write(_ report: CheckReport, to path: String) throws {
+    let text = try IPAMFormat.json(report)
+    guard FileManager.default.createFile(atPath: path, contents: Data(text.utf8)) else {
+      throw Failure(.io, "\(path): the report cannot be written")
+    }
+  }
+}
+
+/// Where `check` puts its report.
+enum CheckOutput: ExpressibleByArgument {
+  case form(IPAMFormat)
+  case file(String)
+
+  /// A word that is no form is a mistake, and no file.
+  init?(argument: String) {
+    if let form = IPAMFormat(rawValue: argument) {
+      self = .form(form)
+    } else if argument.contains(where: { $0 == "." || $0 == "/" }) {
+      self = .file(argument)
+    } else {
+      return nil
+    }
+  }
+
+  var defaultValueDescription: String {
+    switch self {
+    case .form(let form): form.rawValue
+    case .file(let path): path
+    }
   }
 }
 
@@ -60,7 +102,7 @@ struct IPAMReleaseCommand: ParsableCommand {
   var ip: String?
 
   @Option(
-    name: .long, help: ArgumentHelp("Release what a report of `check -o json` calls leaked.", valueName: "file"),
+    name: .long, help: ArgumentHelp("Release what a report of `check -o FILE` calls leaked.", valueName: "file"),
     completion: .file())
   var fromReport: [String] = []
 
@@ -79,13 +121,21 @@ struct IPAMReleaseCommand: ParsableCommand {
       return try Standard.output("Successfully released IP address \(address)\n")
     }
     let reports = try fromReport.map(read)
-    let leaked = reports[0].leaked.filter { entry in
-      reports.allSatisfy { report in
-        report.leaked.contains {
-          $0.ip == entry.ip && $0.handle == entry.handle && $0.sequenceNumber == entry.sequenceNumber
+    try release(
+      reports[0].leaked.filter { entry in
+        reports.allSatisfy { report in
+          report.leaked.contains {
+            $0.ip == entry.ip && $0.handle == entry.handle && $0.sequenceNumber == entry.sequenceNumber
+          }
         }
-      }
-    }
+      }, manager)
+    try releaseHandles(
+      (reports[0].leakedHandles ?? []).map(\.id).filter { id in
+        reports.allSatisfy { $0.leakedHandles?.contains { $0.id == id } ?? false }
+      }, manager)
+  }
+
+  private func release(_ leaked: [CheckReport.Entry], _ manager: BlockManager) throws {
     guard !leaked.isEmpty else { return try Standard.output("Report didn't contain any leaked IPs to clean up.\n") }
     try Standard.output("Releasing \(leaked.count) old IPs...\n")
     let released = try reportingIPAM { () throws(IPAMError) in
@@ -102,12 +152,23 @@ struct IPAMReleaseCommand: ParsableCommand {
     }
   }
 
+  private func releaseHandles(_ leaked: [String], _ manager: BlockManager) throws {
+    guard !leaked.isEmpty else { return try Standard.output("Report didn't contain any handles to clean up.\n") }
+    try Standard.output("Deleting \(leaked.count) handles...\n")
+    let released = try reportingIPAM { () throws(IPAMError) in
+      var released = 0
+      for id in leaked where try manager.release(handle: id) { released += 1 }
+      return released
+    }
+    try Standard.output("Released \(released) handles; \(leaked.count - released) skipped; 0 errors.\n")
+  }
+
   private func read(_ path: String) throws -> CheckReport {
     guard let data = FileManager.default.contents(atPath: path) else {
       throw Failure(.missing, "\(path): cannot open the report")
     }
     do { return try JSONDecoder().decode(CheckReport.self, from: data) } catch {
-      throw Failure(.data, "\(path): this is no report of `kalsae ipam check -o json`: \(error)")
+      throw Failure(.data, "\(path): this is no report of `kalsae ipam check -o FILE`: \(error)")
     }
   }
 }

@@ -20,7 +20,7 @@ extension Kalsae {
           kalsae ipam show --show-blocks
           kalsae ipam show --ip 10.244.0.7
           kalsae ipam check --show-problem-ips
-          kalsae ipam check -o json > report.json && kalsae ipam release --from-report report.json
+          kalsae ipam check -o report.json; kalsae ipam release --from-report report.json
 
         EXIT STATUS
           0 done, and all is well; 1 a problem was found, or an address was not assigned; 64 usage; 65 a manifest or \
@@ -81,12 +81,15 @@ enum IPAMFormat: String, ExpressibleByArgument, CaseIterable {
   func show(_ value: some Encodable, _ text: (_ isWide: Bool) -> String) throws {
     switch self {
     case .text, .wide: try Standard.output(text(self == .wide))
-    case .json:
-      let encoder = JSONEncoder()
-      encoder.outputFormatting = [.prettyPrinted, .sortedKeys, .withoutEscapingSlashes]
-      try Standard.output(String(decoding: try encoder.encode(value), as: UTF8.self) + "\n")
+    case .json: try Standard.output(IPAMFormat.json(value))
     case .yaml: try Standard.output(try YAMLEncoder().encode(value))
     }
+  }
+
+  static func json(_ value: some Encodable) throws -> String {
+    let encoder = JSONEncoder()
+    encoder.outputFormatting = [.prettyPrinted, .sortedKeys, .withoutEscapingSlashes]
+    return String(decoding: try encoder.encode(value), as: UTF8.self) + "\n"
   }
 }
 

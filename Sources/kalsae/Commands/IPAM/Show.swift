@@ -24,6 +24,12 @@ struct IPAMShowCommand: ParsableCommand {
   @Option(name: .shortAndLong, help: "The form of the output; wide adds reserved and cooling addresses.")
   var output = IPAMFormat.text
 
+  func validate() throws {
+    guard [showBlocks, showBorrowed, showConfiguration, ip != nil].count(where: { $0 }) < 2 else {
+      throw ValidationError("give one of --show-blocks, --show-borrowed, --show-configuration and --ip")
+    }
+  }
+
   func run() throws {
     if showConfiguration {
       let snapshot = try snapshot(PoolCatalog(pools: []))
@@ -90,20 +96,17 @@ struct IPAMConfigureCommand: ParsableCommand {
   @Option(
     name: .long,
     help: ArgumentHelp("Seconds before an address is given again after it was taken back.", valueName: "seconds"))
-  var coolDown: Int64?
+  var ipCooldownSeconds: Int64?
 
   @OptionGroup var source: IPAMOptions
 
   func validate() throws {
-    guard strictAffinity != nil || autoAllocateBlocks != nil || maxBlocksPerHost != nil || coolDown != nil else {
+    guard strictAffinity != nil || autoAllocateBlocks != nil || maxBlocksPerHost != nil || ipCooldownSeconds != nil
+    else {
       throw ValidationError("name a setting to change, such as --strictaffinity true")
     }
-    guard (0...100_000).contains(maxBlocksPerHost ?? 0) else {
-      throw ValidationError("--max-blocks-per-host: give a number from 0 to 100000")
-    }
-    guard (0...86_400).contains(coolDown ?? 0) else {
-      throw ValidationError("--cool-down: give a number of seconds from 0 to 86400")
-    }
+    try requireNumber("--max-blocks-per-host", maxBlocksPerHost ?? 0, in: 0...100_000)
+    try requireNumber("--ip-cooldown-seconds", ipCooldownSeconds ?? 0, in: 0...86_400)
   }
 
   func run() throws {
@@ -113,9 +116,15 @@ struct IPAMConfigureCommand: ParsableCommand {
         if let strictAffinity { configuration.strictAffinity = strictAffinity }
         if let autoAllocateBlocks { configuration.autoAllocateBlocks = autoAllocateBlocks }
         if let maxBlocksPerHost { configuration.maxBlocksPerHost = maxBlocksPerHost }
-        if let coolDown { configuration.coolDownSeconds = coolDown }
+        if let ipCooldownSeconds { configuration.coolDownSeconds = ipCooldownSeconds }
       }
     }
-    try Standard.output("Successfully set the IPAM configuration\n")
+    let set: [(String, (any CustomStringConvertible)?)] = [
+      ("StrictAffinity", strictAffinity), ("AutoAllocateBlocks", autoAllocateBlocks),
+      ("MaxBlocksPerHost", maxBlocksPerHost), ("IPCooldownSeconds", ipCooldownSeconds),
+    ]
+    for (name, value) in set {
+      if let value { try Standard.output("Successfully set \(name) to: \(value)\n") }
+    }
   }
 }
