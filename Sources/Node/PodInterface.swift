@@ -31,7 +31,9 @@ public struct PodInterface: Sendable {
   /// Gives the interface its addresses and sends what has another route's destination to the gateways.
   ///
   /// Where the namespace has a default route already this is a further interface: then it gets only the routes that are
-  /// named, and leaves the default alone.
+  /// named and leaves the default alone. What the container sends from its addresses leaves by it all the same, by a rule
+  /// and a table of its own: so answers go where they were asked, and no address is seen on an interface that does not
+  /// have it (NODE-4, CNI-12).
   ///
   /// - Returns: the routes that were made, in the order of `routes`, the default routes last.
   public func configure(
@@ -71,9 +73,32 @@ public struct PodInterface: Sendable {
         try netlink.replaceRoute(route)
         made.append(route)
       }
+      if isFurther, let all = IPPrefix(any, length: 0) {
+        try lead(addresses.filter { $0.family == family }, by: gateway, all)
+      }
     }
     return made
   }
+
+  /// What comes from these addresses of the container's leaves by the interface.
+  private func lead(_ addresses: [IPAddress], by gateway: IPAddress, _ all: IPPrefix) throws(NodeError) {
+    try netlink.replaceRoute(
+      KernelRoute(
+        all, nextHops: [.init(gateway: gateway, interface: index, isOnLink: true)], table: ownTable,
+        origin: PodInterface.origin))
+    for address in addresses {
+      try netlink.addRule(
+        KernelRule(
+          address.family, priority: PodInterface.rulePriority, table: ownTable, source: IPPrefix(host: address),
+          origin: PodInterface.origin))
+    }
+  }
+
+  /// The routing table of a further interface. No two interfaces of a namespace have the same.
+  private var ownTable: UInt32 { 107_000 + UInt32(bitPattern: index) }
+
+  /// Before the main table, which has 32766.
+  private static let rulePriority: UInt32 = 30_107
 
   /// Enters a neighbour of the interface for good, so that nobody has to be asked.
   public func setNeighbour(_ address: IPAddress, mac: MACAddress) throws(NodeError) {
@@ -82,6 +107,19 @@ public struct PodInterface: Sendable {
 
   /// Who made the routes: 3, as container runtimes' plugins do (`proto boot`).
   private static let origin: UInt8 = 3
+
+  /// Removes the rules for what comes from addresses of a further interface: they do not go with it.
+  public static func removeRules(for addresses: [IPAddress], in namespace: NetworkNamespace) {
+    guard let netlink = try? Netlink(in: namespace) else { return }
+    let sources = Set(addresses.map { IPPrefix(host: $0) })
+    for family in Set(addresses.map(\.family)) {
+      for rule in (try? netlink.rules(family)) ?? []
+      where rule.priority == rulePriority && rule.source.map(sources.contains) ?? false {
+        // Somebody may have been quicker.
+        try? netlink.deleteRule(rule)
+      }
+    }
+  }
 
   /// Removes the interface, and its peer with it.
   public func remove() throws(NodeError) { try netlink.deleteLink(index) }

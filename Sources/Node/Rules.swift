@@ -10,6 +10,7 @@ public struct KernelRule: Sendable, Hashable {
   public var table: UInt32
   /// The device that packets come by: `lo` for those of the host's own programs; nil: any.
   public var incoming: String?
+  public var source: IPPrefix?
   public var destination: IPPrefix?
   /// 6 for TCP, 17 for UDP, 132 for SCTP; nil: any.
   public var transport: UInt8?
@@ -18,13 +19,15 @@ public struct KernelRule: Sendable, Hashable {
   public var origin: UInt8
 
   public init(
-    _ family: IPFamily, priority: UInt32, table: UInt32, incoming: String? = nil, destination: IPPrefix? = nil,
+    _ family: IPFamily, priority: UInt32, table: UInt32, incoming: String? = nil, source: IPPrefix? = nil,
+    destination: IPPrefix? = nil,
     transport: UInt8? = nil, destinationPorts: ClosedRange<UInt16>? = nil, origin: UInt8
   ) {
     self.family = family
     self.priority = priority
     self.table = table
     self.incoming = incoming
+    self.source = source
     self.destination = destination
     self.transport = transport
     self.destinationPorts = destinationPorts
@@ -39,18 +42,20 @@ public struct KernelRule: Sendable, Hashable {
   // linux/rtnetlink.h and linux/fib_rules.h
   fileprivate static let (newRule, deleteRule, getRule) = (32, 33, 34)
   fileprivate static let toTable: UInt8 = 1
-  private static let (destinationAttribute, incomingAttribute, priorityAttribute) = (1, 3, 6)
+  private static let (destinationAttribute, sourceAttribute, incomingAttribute, priorityAttribute) = (1, 2, 3, 6)
   private static let (tableAttribute, originAttribute, transportAttribute, portsAttribute) = (15, 21, 22, 24)
 
   fileprivate func put(in message: inout NetlinkMessage) {
     message.put([
-      family.number, UInt8(destination?.length ?? 0), 0, 0, table < 256 ? UInt8(table) : 0, 0, 0, KernelRule.toTable,
+      family.number, UInt8(destination?.length ?? 0), UInt8(source?.length ?? 0), 0, table < 256 ? UInt8(table) : 0, 0,
+      0, KernelRule.toTable,
     ])
     message.put(UInt32(0))
     message.attribute(KernelRule.priorityAttribute, priority)
     message.attribute(KernelRule.tableAttribute, table)
     message.attribute(KernelRule.originAttribute, [origin])
     if let destination { message.attribute(KernelRule.destinationAttribute, destination.address.octets) }
+    if let source { message.attribute(KernelRule.sourceAttribute, source.address.octets) }
     if let incoming { message.attribute(KernelRule.incomingAttribute, incoming) }
     if let transport { message.attribute(KernelRule.transportAttribute, [transport]) }
     if let ports = destinationPorts {
@@ -75,6 +80,8 @@ public struct KernelRule: Sendable, Hashable {
     incoming = attributes[KernelRule.incomingAttribute]?.text
     destination = attributes[KernelRule.destinationAttribute].flatMap { IPAddress(octets: $0.octets) }
       .flatMap { IPPrefix($0, length: Int(body.u8(1))) }
+    source = attributes[KernelRule.sourceAttribute].flatMap { IPAddress(octets: $0.octets) }
+      .flatMap { IPPrefix($0, length: Int(body.u8(2))) }
     transport = attributes[KernelRule.transportAttribute]?.u8()
     destinationPorts = attributes[KernelRule.portsAttribute].flatMap {
       $0.u16(0) <= $0.u16(2) ? $0.u16(0)...$0.u16(2) : nil
@@ -102,6 +109,13 @@ extension Netlink {
     guard try self.rules(family).contains(local) else { return }
     try change(local, KernelRule.newRule, NLM_F_CREATE, "add")
     try change(local, KernelRule.deleteRule, 0, "remove")
+  }
+
+  /// Adds a rule; one that is there already is no error.
+  public func addRule(_ rule: KernelRule) throws(NodeError) {
+    do throws(NodeError) { try change(rule, KernelRule.newRule, NLM_F_CREATE | NLM_F_EXCL, "add") } catch {
+      guard error.code == EEXIST else { throw error }
+    }
   }
 
   public func deleteRule(_ rule: KernelRule) throws(NodeError) { try change(rule, KernelRule.deleteRule, 0, "remove") }

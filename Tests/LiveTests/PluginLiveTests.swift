@@ -180,30 +180,67 @@ struct PluginLiveTests {
     #expect(try world.leftovers(world.a).isEmpty)
   }
 
-  @Test("CNI-12: several interfaces of one container, each by itself")
-  func severalInterfaces() throws {
+  @Test(
+    "CNI-12: a Multus delegate: further interfaces of one container, each whole, reached and removed by itself",
+    arguments: ["veth", "tap"])
+  func severalInterfaces(kind: String) throws {
     let world = try World("cnimul")
     defer { world.lab.cleanUp() }
     let (one, two) = (try world.lab.namespace("one"), try world.lab.namespace("two"))
+    // Multus calls each delegate with its own network, CNI_IFNAME net1, net2, …, and the container's CNI_ARGS.
+    let arguments =
+      "IgnoreUnknown=true;K8S_POD_NAMESPACE=demo;K8S_POD_NAME=one;K8S_POD_INFRA_CONTAINER_ID=one;K8S_POD_UID=7"
     var further = world.a
     further.network = "further"
+    further.more = ", \"interface\": \"\(kind)\""
     further.ipam = """
-      {"type": "host-local", "dataDir": "\(world.a.addresses)", "ranges": [[{"subnet": "10.244.0.0/24", "rangeStart": "10.244.0.200"}]]}
+      {"type": "host-local", "dataDir": "\(world.a.addresses)",
+       "ranges": [[{"subnet": "10.244.0.0/24", "rangeStart": "10.244.0.200"}], [{"subnet": "fd00:10:244:0::/64", "rangeStart": "fd00:10:244::2:0"}]]}
       """
-    try world.a.add("one", to: one)
-    let text = try further.add("one", to: one, interface: "net1")
-    let address = try CNIResult(try JSON(parsing: text), version: .newest, of: "result").addresses[0].address
-    let result = try CNIResult(try JSON(parsing: world.a.add("two", to: two)), version: .newest, of: "result")
+    func addresses(_ text: String) throws -> [IPAddress] {
+      try CNIResult(try JSON(parsing: text), version: .newest, of: "result").addresses.map(\.address)
+    }
+    func routes() throws -> String {
+      try one.run("ip", "route").check().standardOutput + one.run("ip", "-6", "route").check().standardOutput
+    }
+    func rules() throws -> String {
+      try one.run("ip", "rule").check().standardOutput + one.run("ip", "-6", "rule").check().standardOutput
+    }
+    let first = try addresses(try world.a.add("one", to: one, arguments: arguments))
+    let before = (routes: try routes(), rules: try rules())
+    let far = try addresses(try world.b.add("two", to: two))
+    let text = try further.add("one", to: one, interface: "net1", arguments: arguments)
+    let second = try addresses(text)
     #expect(try one.devices().sorted() == ["eth0", "lo", "net1"])
-    // The first interface keeps the default route; the second answers on its own address.
-    #expect(try one.run("ip", "route").check().standardOutput.contains("default via 169.254.1.1 dev eth0"))
-    try one.ip("route add \(result.addresses[0].address) via 169.254.1.1 dev net1 onlink")
-    #expect(try two.ping("\(address)", count: 2).isComplete)
+    #expect(second.map(\.family) == [.ipv4, .ipv6] && Set(first).isDisjoint(with: second))
+    // The first interface keeps its routes and the default; what comes from the second's addresses leaves by it.
+    #expect(try routes().contains("default via 169.254.1.1 dev eth0"))
+    #expect(try !routes().contains("default via 169.254.1.1 dev net1"))
+    func reach(_ targets: [IPAddress]) throws {
+      for target in targets { #expect(try two.ping("\(target)", count: 2).isComplete, "\(target)") }
+    }
+    try reach(first + second)
+    for (near, target) in zip(first + second, far + far) {
+      let ping = try one.run("ping", "-c1", "-W2", "-I", "\(near)", "\(target)")
+      #expect(ping.isSuccess, "from \(near): \(ping.standardOutput)")
+    }
+    // Both are checked, and each goes without the other.
+    var configuration = try JSON(parsing: further.configuration)
+    configuration["prevResult"] = try JSON(parsing: text)
+    let checked = try world.a.run(
+      "CHECK", container: "one", interface: "net1", namespace: one.path, configuration: configuration.serialized)
+    #expect(checked.status == .exited(0), "\(checked.standardOutput)")
     try further.delete("one", interface: "net1", namespace: one)
     #expect(try one.devices().sorted() == ["eth0", "lo"])
-    #expect(try one.ping("169.254.1.1", count: 1).isComplete)
+    #expect(try rules() == before.rules && routes() == before.routes)
+    try reach(first)
+    let again = try addresses(try further.add("one", to: one, interface: "net1", arguments: arguments))
     try world.a.delete("one", namespace: one)
-    try world.a.delete("two", namespace: two)
+    #expect(try one.devices().sorted() == ["lo", "net1"])
+    try reach(again)
+    try further.delete("one", interface: "net1", namespace: one)
+    try world.b.delete("two", namespace: two)
+    #expect(try one.devices() == ["lo"] && rules() == before.rules)
     #expect(try world.leftovers(world.a).isEmpty)
   }
 

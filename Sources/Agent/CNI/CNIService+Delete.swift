@@ -51,6 +51,9 @@ extension CNIService {
   }
 
   private func removeInterface(_ record: AttachmentRecord) {
+    let namespace = NetworkNamespace(record.namespacePath)
+    let isThere = (try? namespace.identity())?.inode == record.namespaceInode
+    if isThere { PodInterface.removeRules(for: record.addresses, in: namespace) }
     switch record.type {
     case .veth:
       // The kernel takes some 15 ms: nobody else is to wait for the socket meanwhile.
@@ -59,10 +62,7 @@ extension CNIService {
       guard let link = try? netlink.link(named: record.hostInterface) else { return }
       try? netlink.deleteLink(link.index)
     case .tap:
-      let namespace = NetworkNamespace(record.namespacePath)
-      guard (try? namespace.identity())?.inode == record.namespaceInode,
-        let device = try? PodInterface(record.attachment.interface, in: namespace)
-      else { return }
+      guard isThere, let device = try? PodInterface(record.attachment.interface, in: namespace) else { return }
       try? device.remove()
     }
   }
