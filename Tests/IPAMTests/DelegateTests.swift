@@ -101,7 +101,7 @@ struct DelegateTests {
     && ["/usr/sbin/dnsmasq", "/sbin/dnsmasq"].contains { FileManager.default.isExecutableFile(atPath: $0) }
 
   @Test(
-    "IPAM-4: a lease from a real DHCP server, released at DEL",
+    "IPAM-4: a lease from a real DHCP server, renewed at T1, which outlives those who asked and is released at DEL",
     .enabled(if: hasDHCP && Lab.isAvailable, "needs root, dnsmasq-base and containernetworking-plugins"),
     .timeLimit(.minutes(1)))
   func dhcp() throws {
@@ -115,6 +115,8 @@ struct DelegateTests {
     let dnsmasq = try server.spawn(
       "dnsmasq", "--no-daemon", "--conf-file=/dev/null", "--port=0", "--interface=eth0", "--bind-interfaces",
       "--dhcp-range=10.50.0.100,10.50.0.110,255.255.255.0,2m", "--dhcp-option=3,10.50.0.1",
+      // T1 (RFC 2132, option 58) after three seconds.
+      "--dhcp-option-force=58,3", "--dhcp-option-force=59,60",
       "--dhcp-leasefile=\(folder)/leases", "--log-dhcp", "--user=root",
       "--dhcp-authoritative", log: log)
     let daemon = try lab.spawn(
@@ -136,6 +138,9 @@ struct DelegateTests {
     let address = try #require(given.addresses.first).address
     #expect(IPPrefix("10.50.0.96/28")!.contains(address) && given.addresses[0].prefixLength == 24)
     #expect(text("\(folder)/leases").contains(" \(address) "))
+    func acknowledged() -> Int { text(log).ranges(of: "DHCPACK(eth0) \(address)").count }
+    #expect(wait(30) { acknowledged() >= 2 }, "\(text(log))")
+    // Whoever asked for it keeps nothing: another process gives it back.
     try manager(request(.delete, ipam, netns: pod.path)).release(attachment("c1"))
     #expect(wait(5) { text(log).contains("DHCPRELEASE(eth0) \(address)") }, "\(text(log))")
     #expect(wait(5) { !text("\(folder)/leases").contains(" \(address) ") })

@@ -16,7 +16,7 @@ struct PluginErrorTests {
     return (json["code"]?.integer, "\(message); \(remedy)")
   }
 
-  @Test("CNI-9: 51, 101, 103 and 105 tell what is wrong and what to do")
+  @Test("CNI-9: 7 for DHCP, 51, 101, 103 and 105 tell what is wrong and what to do")
   func codes() throws {
     let world = try PluginLiveTests.World("cnierr")
     defer { world.lab.cleanUp() }
@@ -44,6 +44,10 @@ struct PluginErrorTests {
     delegated.ipam = #"{"type": "no-such-plugin"}"#
     let missing = try refused(delegated, "one", one)
     #expect(missing.code == 105 && missing.text.contains("CNI_PATH"), "\(missing)")
+    // IPAM-4: DHCP wants an interface on the server's network.
+    delegated.ipam = #"{"type": "dhcp"}"#
+    let dhcp = try refused(delegated, "one", one)
+    #expect(dhcp.code == 7 && dhcp.text.contains("macvlan"), "\(dhcp)")
     #expect(try world.leftovers(world.a).isEmpty)
     #expect(try one.devices() == ["lo"])
     // 51: pods can be made, but reach no other node.

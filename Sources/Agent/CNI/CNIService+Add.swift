@@ -30,7 +30,10 @@ extension CNIService {
     let chained = request.configuration.previous
     if let chained { try adopt(chained, namespace, &record, request) }
     manager = chained == nil || request.configuration.addressManager != nil ? try self.manager(request) : nil
-    if chained == nil { try refuseExisting(request, namespace) }
+    if chained == nil {
+      try refuseDHCP(request)
+      try refuseExisting(request, namespace)
+    }
     // From here on there may be something to take back, whoever is killed.
     try keep(record)
     do throws(CNIError) {
@@ -86,6 +89,17 @@ extension CNIService {
     throw CNIError(
       .interfaceExists, "the container's namespace has an interface \(request.interface) already",
       remedy: "choose another CNI_IFNAME, or remove the interface")
+  }
+
+  /// The reference plugin `dhcp` asks by the container's interface, before that has an address. Ours is a link to the data
+  /// plane alone: no server hears it, and an address of the network's would not be found here by its neighbours.
+  private func refuseDHCP(_ request: CNIRequest) throws(CNIError) {
+    guard request.configuration.addressManager == "dhcp" else { return }
+    throw CNIError(
+      .invalidConfiguration, "\"ipam\": no DHCP server is reached by the interface that this plugin makes",
+      remedy:
+        "take addresses from \"kalsae\" or \"host-local\"; \"dhcp\" goes with an interface on the network itself, "
+        + "such as macvlan's, as a further one of the container or before this plugin in the chain")
   }
 
   private func make(
