@@ -80,18 +80,40 @@ extension Agent {
       port = try AFPacketPort(adopting: inherited)
     } else {
       port = try spares.open(interface: link.index)
-      prepareSpares(1)
+      prepareSpares()
     }
     if !link.isUp { try netlink.setUp(true, interface: link.index) }
     let index = try add(port, attachment)
     return PodPort(attachment: attachment, index: index, port: port, interface: link.index, guardian: guardian)
   }
 
-  /// Has that many sockets prepared for pods to come, where they are missing.
-  func prepareSpares(_ count: Int) {
-    for _ in 0..<count {
+  /// Has sockets prepared for pods to come, where they are missing.
+  func prepareSpares() { prepare(spares, spares.reserve()) }
+
+  /// The most threads that wait for sockets at once.
+  private static let preparers = 64
+
+  /// Begins to prepare the sockets of all devices that are there to be opened, so that the kernel is waited for once and
+  /// not for each.
+  func prepareSockets() {
+    let names = Set(links.values.map(\.name))
+    let expected = compiler.attachments.values.count {
+      $0.type == .veth && names.contains($0.interface) && !inheritance.has($0.interface)
+    }
+    prepare(spares, spares.reserve(expected: expected))
+    guard let link = findUnderlay(), !inheritance.has(link.name) else { return }
+    let spare = PacketSpares(options: underlayOptions(), mtu: link.mtu, limit: 1)
+    underlaySpare = spare
+    prepare(spare, spare.reserve())
+  }
+
+  private func prepare(_ spares: PacketSpares, _ count: Int) {
+    let threads = min(count, Agent.preparers)
+    for thread in 0..<threads {
+      let mine = (count - thread + threads - 1) / threads
       // Where one cannot be had, the next pod's port says why.
-      _ = startThread(named: "kalsae-spare") { [spares] in _ = try? spares.prepareOne() }
+      let work: @Sendable () -> Void = { for _ in 0..<mine { try? spares.prepareReserved() } }
+      if startThread(named: "kalsae-spare", work) != 0 { work() }
     }
   }
 

@@ -61,7 +61,7 @@ extension Agent {
   }
 
   /// The device that the manifests mean: the one that they name, else the one that has the node's address.
-  private func findUnderlay() -> KernelLink? {
+  func findUnderlay() -> KernelLink? {
     if let name = compiler.settings.underlayInterface {
       if let link = links.values.first(where: { $0.name == name }) { return link }
       trouble("underlay", "waiting for the device \(name), which underlayInterface names", level: .warning)
@@ -90,19 +90,27 @@ extension Agent {
     return nil
   }
 
+  func underlayOptions() -> AFPacketPort.Options {
+    var options = AFPacketPort.Options.underlay
+    options.finishesTunnels = compiler.settings.tunnelOffload
+    return options
+  }
+
   private func openUnderlay(_ link: KernelLink) throws {
     let classifier = underlayClassifier()
     // The guard first: what comes before the socket is open is lost, not answered by the host.
     let guardian = try IngressGuard(interface: link.index, classifier: classifier, netlink: netlink)
-    var options = AFPacketPort.Options.underlay
-    options.filter = try socketFilter(classifier)
-    options.finishesTunnels = compiler.settings.tunnelOffload
+    let options = underlayOptions()
+    let filter = try socketFilter(classifier)
     let port: AFPacketPort
     if let inherited = inheritance.take(link.name, .packet) {
       port = try AFPacketPort(adopting: inherited, finishesTunnels: options.finishesTunnels)
-      try port.setFilter(options.filter)
+      try port.setFilter(filter)
     } else {
-      port = try AFPacketPort(interface: link.index, options: options)
+      // Whichever socket it is, it goes with its ring where it does not suit the device.
+      let spares = underlaySpare ?? PacketSpares(options: options, mtu: link.mtu, limit: 0)
+      underlaySpare = nil
+      port = try spares.open(interface: link.index, filter: filter)
     }
     let index = try dataPath.change { tables in
       let index = tables.addPort(describe(port, mtu: link.mtu))

@@ -61,6 +61,8 @@ public final class Agent {
   var departing: Set<String> = []
   /// As many as pods may come at once before one has to wait for its socket.
   let spares = PacketSpares(limit: 4)
+  /// The socket for the underlay's device, where it was prepared.
+  var underlaySpare: PacketSpares?
   var doors = Doors()
   var doorSource: Doors.Source?
   /// The host's routing rules that were made.
@@ -181,12 +183,14 @@ public final class Agent {
       try loop.add(monitor.descriptor) { [unowned self] in takeKernelEvents() }
       try loop.add(control.descriptor) { [unowned self] in control.work(for: self) }
       try readKernel()
+      prepareSockets()
       try openHost()
       servers = try makeServers()
       settle()
       restoreFlows(inheritance.flows)
       inheritance.discard()
       try requireSockets()
+      moveWaiting()
       try worker.start()
       watch = try source.watch { [updates, board] in
         // Here, and not where it is taken in: what waits may wait because that side is stuck.
@@ -197,7 +201,7 @@ public final class Agent {
       self.plugins = plugins
       try plugins.start()
       try server.listen()
-      prepareSpares(spares.limit)
+      prepareSpares()
     } catch let error as NodeError {
       throw AgentError(Agent.code(error.code), "\(error)")
     } catch let error as PortError {
@@ -356,10 +360,12 @@ public final class Agent {
     inheritance.discard()
     closeSockets()
     closeOffload()
-    for key in Array(pods.keys) { close(pod: key, isGone: false) }
-    closeUnderlay()
     for address in keptNeighbours.keys { forgetNeighbour(address) }
     removeRules()
+    // As late as can be: what comes after this is lost.
+    if exitSignal != 0 { saveWaiting() }
+    for key in Array(pods.keys) { close(pod: key, isGone: false) }
+    closeUnderlay()
     closeHost()
     for (name, value) in restore.reversed() { Sysctl.write(value, to: name) }
     server?.close()

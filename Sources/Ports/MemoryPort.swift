@@ -63,7 +63,7 @@ public struct MemoryFrame: Sendable, Equatable {
   }
 }
 
-/// A port in memory, for tests and benchmarks: what is put into `inbox` comes in, what goes out is found in `outbox`.
+/// A port in memory, for tests, benchmarks, and frames that another process has left: what is put into `inbox` comes in, what goes out is found in `outbox`.
 public final class MemoryPort: Port {
   /// The longest frame that fits: a super-frame with two VLAN tags.
   public static let longestFrame = 65_560

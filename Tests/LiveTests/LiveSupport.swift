@@ -25,3 +25,6 @@ func namespaces(ofProcess pid: Int32, in lab: Lab) throws -> [String] {
     .compactMap { $0.split(separator: " ").first.map(String.init) }
     .filter { $0.hasPrefix("kl\(pid)-") }
 }
+
+/// The folder of the package.
+let projectFolder = #filePath.split(separator: "/").dropLast(3).reduce("") { "\($0)/\($1)" }

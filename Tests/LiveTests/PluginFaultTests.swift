@@ -10,9 +10,10 @@ struct PluginFaultTests {
   func faults(ipam: [String]) throws {
     let lab = try Lab(name: "cnikill")
     defer { lab.cleanUp() }
-    let root = #filePath.split(separator: "/").dropLast(3).reduce("") { "\($0)/\($1)" }
     let folder = try builtProgram("kalsae").split(separator: "/").dropLast().reduce("") { "\($0)/\($1)" }
-    let command = ["python3", "\(root)/bench/cni", "faults", "--build", folder, "--cycles", "60", "--callers", "4"]
+    let command = [
+      "python3", "\(projectFolder)/bench/cni", "faults", "--build", folder, "--cycles", "60", "--callers", "4",
+    ]
     let result = try lab.runUnchecked(command + ipam, timeout: .seconds(150))
     #expect(result.status == .exited(0), "\(result.standardOutput)\(result.standardError)")
     #expect(result.standardOutput.contains("audit: clean"))

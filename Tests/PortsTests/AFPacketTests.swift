@@ -1,5 +1,6 @@
 import Addresses
 import Dataplane
+import Foundation
 import Glibc
 import Lab
 import Testing
@@ -233,7 +234,9 @@ struct AFPacketTests {
     var options = AFPacketPort.Options.pod
     options.namespace = line.f.path
     let spares = PacketSpares(options: options, limit: 2)
-    for isNeeded in [true, true, false] { #expect(try spares.prepareOne() == isNeeded) }
+    #expect(spares.reserve() == 2 && spares.reserve() == 0)
+    for _ in 0..<2 { try spares.prepareReserved() }
+    #expect(spares.reserve() == 0 && spares.count == 2)
     func open(_ name: String) throws -> AFPacketPort {
       let device = try inNamespace(line.f.path, device: name) { () throws(PortError) in
         try InterfaceDescription(named: name)
@@ -249,12 +252,36 @@ struct AFPacketTests {
     forwarder.stop()
     // None is ready, and then one whose slots would be too short: both are opened from the start.
     _ = try open("fa")
-    #expect(try spares.prepareOne())
+    #expect(spares.reserve() == 2)
+    try spares.prepareReserved()
     try line.f.ip("link set fa mtu 9000")
     _ = try open("fa")
     #expect(spares.count == 1)
     spares.close()
-    #expect(try spares.count == 0 && !spares.prepareOne())
+    // What was still on its way when nobody wanted it any more is not kept.
+    try spares.prepareReserved()
+    #expect(spares.count == 0 && spares.reserve() == 0)
+  }
+
+  @Test("sockets for many devices are prepared at once, and who opens a device waits for one that is on its way")
+  func expectedSpares() throws {
+    let line = try Line("expected")
+    defer { line.lab.cleanUp() }
+    var options = AFPacketPort.Options.pod
+    options.namespace = line.f.path
+    let spares = PacketSpares(options: options, limit: 1)
+    let index = try inNamespace(line.f.path, device: "fa") { () throws(PortError) in
+      try InterfaceDescription(named: "fa").index
+    }
+    #expect(spares.reserve(expected: 6) == 6)
+    let threads = (0..<3).map { _ in Thread { for _ in 0..<2 { try? spares.prepareReserved() } } }
+    for thread in threads { thread.start() }
+    // None is opened from the start: what is left of the six is less by each.
+    for opened in 1...6 {
+      _ = try spares.open(interface: index)
+      #expect(spares.reserve() == (opened == 6 ? 1 : 0))
+    }
+    #expect(spares.count == 0)
   }
 
   @Test("missing devices, namespaces and nonsense give one clear error each")

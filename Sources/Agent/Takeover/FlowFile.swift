@@ -2,9 +2,13 @@ import CLinux
 import Dataplane
 import Glibc
 
-/// The file in which flows outlive an agent that ends as it is told to.
+/// The files in which an agent that ends as it is told to leaves its flows, and the frames that waited, to the next one.
 enum FlowFile {
-  static func path(_ dataDirectory: String) -> String { dataDirectory + "/flows" }
+  enum Content: String { case flows, frames }
+
+  private static func path(_ content: Content, _ dataDirectory: String) -> String {
+    "\(dataDirectory)/\(content.rawValue)"
+  }
 
   /// A file in memory with these octets; -1 where there can be none.
   static func inMemory(_ octets: [UInt8]) -> Int32 {
@@ -42,22 +46,23 @@ enum FlowFile {
   }
 
   /// Writes the file whole, and then gives it its name.
-  static func save(_ octets: [UInt8], in dataDirectory: String) -> Bool {
-    let hidden = dataDirectory + "/.flows"
+  static func save(_ octets: [UInt8], as content: Content, in dataDirectory: String) -> Bool {
+    let hidden = "\(dataDirectory)/.\(content.rawValue)"
     let file = unsafe open(hidden, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0o600)
     guard file >= 0 else { return false }
     let isWritten = write(octets, to: file)
     close(file)
     guard isWritten else { return false }
-    return unsafe rename(hidden, path(dataDirectory)) == 0
+    return unsafe rename(hidden, path(content, dataDirectory)) == 0
   }
 
   /// Reads the file and removes it: what it says is true once.
-  static func take(from dataDirectory: String) -> [UInt8] {
-    let file = unsafe open(path(dataDirectory), O_RDONLY | O_CLOEXEC)
+  static func take(_ content: Content, from dataDirectory: String) -> [UInt8] {
+    let path = path(content, dataDirectory)
+    let file = unsafe open(path, O_RDONLY | O_CLOEXEC)
     guard file >= 0 else { return [] }
     defer { close(file) }
-    _ = unsafe unlink(path(dataDirectory))
+    _ = unsafe unlink(path)
     return readAll(file)
   }
 }
@@ -65,7 +70,7 @@ enum FlowFile {
 extension Agent {
   /// Enters the flows of the agent before this one: those that it handed over, or left at its end.
   func restoreFlows(_ handed: [UInt8]) {
-    let octets = handed.isEmpty ? FlowFile.take(from: configuration.dataDirectory) : handed
+    let octets = handed.isEmpty ? FlowFile.take(.flows, from: configuration.dataDirectory) : handed
     guard !octets.isEmpty else { return }
     let outcome = dataPath.change { tables in
       worker.lane.withPipeline {
@@ -87,7 +92,7 @@ extension Agent {
         return $0.saveFlows(tables, owner: AttachmentStore.boot)
       }
     }
-    if !FlowFile.save(octets, in: configuration.dataDirectory) {
+    if !FlowFile.save(octets, as: .flows, in: configuration.dataDirectory) {
       log.warning("the flows cannot be saved in \(configuration.dataDirectory): \(systemErrorText(errno))")
     }
   }

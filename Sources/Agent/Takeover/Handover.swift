@@ -24,6 +24,9 @@ struct Inheritance {
     return ports.removeValue(forKey: name)
   }
 
+  /// Whether the port of that name was handed over.
+  func has(_ name: String) -> Bool { ports[name] != nil }
+
   /// Closes what nobody wanted.
   mutating func discard() {
     for port in ports.values { close(port.descriptor) }

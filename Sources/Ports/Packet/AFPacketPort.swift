@@ -102,8 +102,10 @@ public final class AFPacketPort: Port {
   }
 
   /// Opens the device of that index by a socket that was prepared, where one is ready that suits it.
-  convenience init(interface: Int32, spares: PacketSpares) throws(PortError) {
-    try self.init(spares.options, label: "interface \(interface)", spares: spares) { () throws(PortError) in
+  convenience init(interface: Int32, spares: PacketSpares, filter: [sock_filter]) throws(PortError) {
+    var options = spares.options
+    if !filter.isEmpty { options.filter = filter }
+    try self.init(options, label: "interface \(interface)", spares: spares) { () throws(PortError) in
       try InterfaceDescription(index: interface)
     }
   }
@@ -129,7 +131,11 @@ public final class AFPacketPort: Port {
         } else {
           try AFPacketPort.prepare(options, device: device.name, slotSize: slotSize, blocks: blocks)
         }
-      do throws(PortError) { try AFPacketPort.bind(socket, device, options) } catch {
+      do throws(PortError) {
+        // One that was prepared may know another.
+        if spares != nil { try AFPacketPort.filter(socket, device.name, options.filter) }
+        try AFPacketPort.bind(socket, device, options)
+      } catch {
         AFPacketPort.discard(socket, memory, blocks: blocks)
         throw error
       }
@@ -258,14 +264,22 @@ public final class AFPacketPort: Port {
 
   /// Puts another filter in the place of the present one, while frames go on coming in.
   public func setFilter(_ filter: [sock_filter]) throws(PortError) {
+    guard !filter.isEmpty else {
+      throw PortError(device: name, operation: "change the packet filter", code: EINVAL)
+    }
+    try AFPacketPort.filter(socket, name, filter)
+  }
+
+  private static func filter(_ socket: Int32, _ device: String, _ filter: [sock_filter]) throws(PortError) {
+    guard !filter.isEmpty else { return }
     let result =
-      filter.isEmpty || filter.count > 4096
+      filter.count > 4096
       ? -EINVAL
       : unsafe filter.withUnsafeBufferPointer {
         unsafe kalsae_packet_filter(socket, $0.baseAddress!, UInt16($0.count))
       }
     guard result == 0 else {
-      throw PortError(device: name, operation: "change the packet filter", code: -result)
+      throw PortError(device: device, operation: "change the packet filter", code: -result)
     }
   }
 

@@ -1,8 +1,9 @@
+public import CLinux
 import Glibc
 import Synchronization
 
 /// Packet sockets with their rings that wait for a device: what takes the kernel some 10 ms is done before anybody waits
-/// for it. Each holds a ring, of 2 MiB for a pod's device. May be used from any thread.
+/// for it, and for many at once. Each holds a ring, of 1 MiB for a pod's device. May be used from any thread.
 public final class PacketSpares: Sendable {
   private struct Spare {
     var socket: Int32
@@ -11,8 +12,12 @@ public final class PacketSpares: Sendable {
 
   private struct State {
     var spares: [Spare] = []
-    /// Those that are being prepared.
+    /// Those that are being prepared, or that somebody said he would.
     var coming = 0
+    /// Those who wait for them.
+    var waiting = 0
+    /// How many more devices than usual are about to be opened.
+    var expected = 0
     var isClosed = false
   }
 
@@ -36,20 +41,27 @@ public final class PacketSpares: Sendable {
   /// How many are ready.
   public var count: Int { state.withLock { $0.spares.count } }
 
-  /// Opens the device of that index, by a socket that is ready if there is one that suits the device.
-  public func open(interface: Int32) throws(PortError) -> AFPacketPort {
-    try AFPacketPort(interface: interface, spares: self)
+  /// Opens the device of that index, by a socket that is ready, or about to be, if it suits the device. `filter`: in the
+  /// place of that of the options.
+  public func open(interface: Int32, filter: [sock_filter] = []) throws(PortError) -> AFPacketPort {
+    try AFPacketPort(interface: interface, spares: self, filter: filter)
   }
 
-  /// Prepares one more, where there are fewer than there should be; returns whether it did. Takes long.
-  @discardableResult
-  public func prepareOne() throws(PortError) -> Bool {
-    let isNeeded = state.withLock { state in
-      guard !state.isClosed, state.spares.count + state.coming < limit else { return false }
-      state.coming += 1
-      return true
+  /// That so many devices are about to be opened: returns how many more sockets there should be. So often
+  /// `prepareReserved` must be called, best by as many threads, which wait together; whoever opens a device meanwhile
+  /// waits for them.
+  public func reserve(expected: Int = 0) -> Int {
+    state.withLock { state in
+      guard !state.isClosed else { return 0 }
+      state.expected += expected
+      let missing = max(0, max(limit, state.expected) - state.spares.count - state.coming)
+      state.coming += missing
+      return missing
     }
-    guard isNeeded else { return false }
+  }
+
+  /// Prepares one of those that were reserved. Takes long.
+  public func prepareReserved() throws(PortError) {
     let made: (socket: Int32, memory: UInt)
     do throws(PortError) {
       let (options, slotSize, blocks) = (options, slotSize, blocks)
@@ -66,7 +78,6 @@ public final class PacketSpares: Sendable {
       return !state.isClosed
     }
     if !isKept { AFPacketPort.discard(made.socket, made.memory, blocks: blocks) }
-    return isKept
   }
 
   /// Gives all back and prepares no more; returns when they are gone, some 30 ms for each later. To be called while
@@ -83,9 +94,22 @@ public final class PacketSpares: Sendable {
     }
   }
 
-  /// A socket with a ring of this shape; nil where none is ready.
+  /// A socket with a ring of this shape, which may be on its way; nil where none is.
   func take(slotSize: Int, blocks: Int) -> (socket: Int32, memory: UInt)? {
     guard slotSize == self.slotSize, blocks == self.blocks else { return nil }
-    return state.withLock { $0.spares.popLast() }.map { ($0.socket, $0.memory) }
+    var isWaiting = false
+    while true {
+      let (spare, waits) = state.withLock { state -> (Spare?, Bool) in
+        let spare = state.spares.popLast()
+        let waits = spare == nil && state.coming > (isWaiting ? 0 : state.waiting)
+        if waits, !isWaiting { state.waiting += 1 }
+        if !waits, isWaiting { state.waiting -= 1 }
+        if spare != nil { state.expected = max(0, state.expected - 1) }
+        return (spare, waits)
+      }
+      guard waits else { return spare.map { ($0.socket, $0.memory) } }
+      isWaiting = true
+      usleep(200)
+    }
   }
 }
