@@ -3,20 +3,21 @@ import Glibc
 import Lab
 import Testing
 
+/// The path of a program of this package, built beside the tests.
+func built(_ name: String) -> String {
+  var buffer = [UInt8](repeating: 0, count: 4096)
+  let count = unsafe buffer.withUnsafeMutableBytes {
+    unsafe readlink("/proc/self/exe", $0.baseAddress!.assumingMemoryBound(to: CChar.self), $0.count)
+  }
+  let own = String(decoding: buffer[..<max(0, count)], as: UTF8.self)
+  return own.split(separator: "/").dropLast().reduce("") { "\($0)/\($1)" } + "/\(name)"
+}
+
 /// The program itself, where no agent runs.
 @Suite("kalsae-cni", .enabled(if: Lab.isAvailable, "needs root and network namespaces"), .timeLimit(.minutes(10)))
 struct PluginTests {
-  private func program() throws -> String {
-    var buffer = [UInt8](repeating: 0, count: 4096)
-    let count = unsafe buffer.withUnsafeMutableBytes {
-      unsafe readlink("/proc/self/exe", $0.baseAddress!.assumingMemoryBound(to: CChar.self), $0.count)
-    }
-    let own = String(decoding: buffer[..<max(0, count)], as: UTF8.self)
-    return own.split(separator: "/").dropLast().reduce("") { "\($0)/\($1)" } + "/kalsae-cni"
-  }
-
   private func run(_ lab: Lab, _ variables: [String], _ input: String) throws -> ProcessResult {
-    try lab.runUnchecked(["env", "-i"] + variables + [try program()], input: input)
+    try lab.runUnchecked(["env", "-i"] + variables + [built("kalsae-cni")], input: input)
   }
 
   private func configuration(_ lab: Lab, _ more: String = "") throws -> String {
@@ -66,7 +67,7 @@ struct PluginTests {
     // Standard input that cannot be read: a folder.
     let folder = try lab.directory()
     let closed = try lab.runUnchecked(
-      ["sh", "-c", "CNI_COMMAND=ADD exec \(try program()) < \(folder)"])
+      ["sh", "-c", "CNI_COMMAND=ADD exec \(built("kalsae-cni")) < \(folder)"])
     #expect(try JSON(parsing: closed.standardOutput)["code"]?.integer == 5)
   }
 

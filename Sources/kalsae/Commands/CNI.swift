@@ -9,6 +9,15 @@ extension Kalsae {
     static let configuration = CommandConfiguration(
       commandName: "cni",
       abstract: "Put the CNI plugin where container runtimes find it, or take it away.",
+      discussion: """
+        A container runtime starts the plugin for each pod, and the plugin has the agent of this node do the work. Start the \
+        agent first: with a configuration and without an agent the runtime starts no pods.
+
+        EXAMPLES
+          kalsae run --state /etc/kalsae --node node-a &
+          kalsae cni install --node node-a
+          ctr run --rm --cni --rootfs /srv/busybox web ip address
+        """,
       subcommands: [Install.self, Uninstall.self])
   }
 }
@@ -120,6 +129,8 @@ extension Kalsae.CNICommand {
         "dataDirectory": data.map { .string($0) }, "interface": .string(interface.rawValue), "ipam": section,
         "capabilities": JSON([
           "mac": .bool(true), "ips": .bool(true), "portMappings": .bool(true), "bandwidth": .bool(true),
+          // Only this manager has ranges that somebody could choose from.
+          "ipRanges": section["type"]?.text == "host-local" ? .bool(true) : nil,
         ]),
       ])
       var derived = plugin
