@@ -90,17 +90,27 @@ extension Agent {
   /// Has sockets prepared for pods to come, where they are missing.
   func prepareSpares() { prepare(spares, spares.reserve()) }
 
+  /// From now on pods come one by one, with devices of this MTU.
+  func keepSpares() {
+    spares.trim()
+    let mtu = CNIService.hostMTU(compiler.podMTU)
+    if spares.mtu != mtu { spares = PacketSpares(mtu: mtu, limit: Agent.sparesKept) }
+    prepareSpares()
+  }
+
+  /// As many as pods may come at once before one has to wait for its socket.
+  static let sparesKept = 4
   /// The most threads that wait for sockets at once.
   private static let preparers = 64
 
   /// Begins to prepare the sockets of all devices that are there to be opened, so that the kernel is waited for once and
   /// not for each.
   func prepareSockets() {
-    let names = Set(links.values.map(\.name))
-    let expected = compiler.attachments.values.count {
-      $0.type == .veth && names.contains($0.interface) && !inheritance.has($0.interface)
-    }
-    prepare(spares, spares.reserve(expected: expected))
+    let names = Set(
+      compiler.attachments.values.filter { $0.type == .veth && !inheritance.has($0.interface) }.map(\.interface))
+    let devices = links.values.filter { names.contains($0.name) }
+    if let mtu = devices.map(\.mtu).max() { spares = PacketSpares(mtu: mtu, limit: Agent.sparesKept) }
+    prepare(spares, spares.reserve(expected: devices.count))
     guard let link = findUnderlay(), !inheritance.has(link.name) else { return }
     let spare = PacketSpares(options: underlayOptions(), mtu: link.mtu, limit: 1)
     underlaySpare = spare

@@ -59,8 +59,8 @@ public final class Agent {
   var pods: [ObjectKey: PodPort] = [:]
   /// The host's ends of veth pairs that are being removed.
   var departing: Set<String> = []
-  /// As many as pods may come at once before one has to wait for its socket.
-  let spares = PacketSpares(limit: 4)
+  /// Packet sockets for pods to come.
+  var spares = PacketSpares(limit: Agent.sparesKept)
   /// The socket for the underlay's device, where it was prepared.
   var underlaySpare: PacketSpares?
   var doors = Doors()
@@ -201,7 +201,7 @@ public final class Agent {
       self.plugins = plugins
       try plugins.start()
       try server.listen()
-      prepareSpares()
+      keepSpares()
     } catch let error as NodeError {
       throw AgentError(Agent.code(error.code), "\(error)")
     } catch let error as PortError {

@@ -282,6 +282,12 @@ struct AFPacketTests {
       #expect(spares.reserve() == (opened == 6 ? 1 : 0))
     }
     #expect(spares.count == 0)
+    // Where fewer were opened than was said, no more than usual are kept.
+    #expect(spares.reserve(expected: 4) == 3)
+    for _ in 0..<3 { try spares.prepareReserved() }
+    #expect(spares.reserve() == 0)
+    spares.trim()
+    #expect(spares.count == 1)
   }
 
   @Test("missing devices, namespaces and nonsense give one clear error each")

@@ -178,6 +178,9 @@ extension CNIService {
     .ipv4: .v4(PodAttachment.gateway4), .ipv6: .v6(PodAttachment.gateway6),
   ]
 
+  /// The MTU of the host's end of a veth pair whose other end has `mtu`.
+  static func hostMTU(_ mtu: Int) -> Int { max(mtu, 1500) }
+
   private func makeInterface(
     _ record: AttachmentRecord, _ namespace: NetworkNamespace, _ mtu: Int
   ) throws(CNIError) {
@@ -186,7 +189,8 @@ extension CNIService {
       // The host's end keeps the largest MTU: the kernel drops what is larger than the receiving end's without a word,
       // and the data plane would not get to say so (NODE-6).
       try netlink.addVeth(
-        .init(record.hostInterface, mac: PodAttachment.hostMAC, mtu: max(mtu, 1500), alias: record.alias),
+        .init(
+          record.hostInterface, mac: PodAttachment.hostMAC, mtu: CNIService.hostMTU(mtu), alias: record.alias),
         .init(record.attachment.interface, mac: record.mac, namespace: namespace, mtu: mtu))
     } catch { throw CNIService.kernel(error) }
   }
@@ -214,7 +218,7 @@ extension CNIService {
     var result = CNIResult()
     if record.type == .veth {
       result.interfaces.append(
-        .init(name: record.hostInterface, mac: PodAttachment.hostMAC.description, mtu: max(mtu, 1500)))
+        .init(name: record.hostInterface, mac: PodAttachment.hostMAC.description, mtu: hostMTU(mtu)))
     }
     result.interfaces.append(
       .init(

@@ -22,6 +22,8 @@ public final class PacketSpares: Sendable {
   }
 
   public let options: AFPacketPort.Options
+  /// The MTU of the devices that they suit.
+  public let mtu: Int
   public let limit: Int
   private let slotSize: Int
   private let blocks: Int
@@ -30,6 +32,7 @@ public final class PacketSpares: Sendable {
   /// Keeps up to `limit` sockets for devices with this MTU.
   public init(options: AFPacketPort.Options = .pod, mtu: Int = 1500, limit: Int) {
     self.options = options
+    self.mtu = mtu
     self.limit = limit
     (slotSize, blocks) = options.ring(mtu: mtu)
   }
@@ -60,6 +63,17 @@ public final class PacketSpares: Sendable {
     }
   }
 
+  /// Nobody is about to open many devices any more: what is beyond the limit goes, and what is still on its way.
+  public func trim() {
+    let surplus = state.withLock { state in
+      state.expected = 0
+      let count = max(0, state.spares.count - limit)
+      defer { state.spares.removeLast(count) }
+      return state.spares.suffix(count)
+    }
+    for spare in surplus { AFPacketPort.discard(spare.socket, spare.memory, blocks: blocks) }
+  }
+
   /// Prepares one of those that were reserved. Takes long.
   public func prepareReserved() throws(PortError) {
     let made: (socket: Int32, memory: UInt)
@@ -74,8 +88,9 @@ public final class PacketSpares: Sendable {
     }
     let isKept = state.withLock { state in
       state.coming -= 1
-      if !state.isClosed { state.spares.append(Spare(socket: made.socket, memory: made.memory)) }
-      return !state.isClosed
+      guard !state.isClosed, state.spares.count < max(limit, state.expected) else { return false }
+      state.spares.append(Spare(socket: made.socket, memory: made.memory))
+      return true
     }
     if !isKept { AFPacketPort.discard(made.socket, made.memory, blocks: blocks) }
   }
