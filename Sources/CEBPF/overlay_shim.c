@@ -12,10 +12,12 @@
 #include <unistd.h>
 
 // linux/bpf.h of 6.6 and later.
-enum { tcx_ingress = 46 };
+enum { tcx_ingress = 46, before = 1 << 3 /* BPF_F_BEFORE */ };
 
 int kalsae_bpf_attach_ingress(int program, int ifindex) {
-  return bpf_link_create(program, ifindex, (enum bpf_attach_type)tcx_ingress, NULL);
+  // What user space has decided comes before what the kernel would decide.
+  DECLARE_LIBBPF_OPTS(bpf_link_create_opts, options, .flags = before);
+  return bpf_link_create(program, ifindex, (enum bpf_attach_type)tcx_ingress, &options);
 }
 
 int kalsae_bpf_probe_tcx(void) {

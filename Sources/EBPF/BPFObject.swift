@@ -35,6 +35,17 @@ final class BPFObject {
     try check(unsafe kalsae_bpf_map_resize(object, map, UInt32(clamping: entries)), "object \(name): map \(map)")
   }
 
+  /// Gives the maps of the service tables their sizes.
+  func resize(_ capacity: ServiceMirror.Capacity) throws(EBPFError) {
+    try resize("frontends", capacity.frontends)
+    try resize("frontend_rec", capacity.frontends)
+    try resize("services", capacity.services)
+    try resize("lists", capacity.lists)
+    try resize("backends", capacity.backends)
+    try resize("members", capacity.members)
+    try resize("ranges", capacity.ranges)
+  }
+
   func reuse(_ map: String, _ descriptor: Descriptor) throws(EBPFError) {
     try check(unsafe kalsae_bpf_map_reuse(object, map, descriptor.number), "object \(name): map \(map)")
   }
@@ -55,6 +66,26 @@ final class BPFObject {
     let log = BPFObject.log
     try check(
       result, "the kernel does not take object \(name)", hint: log.isEmpty ? "it did not say why" : "it says:\n\(log)")
+  }
+
+  /// Runs a program on a frame, which goes nowhere; the loopback device stands for the one that it came in by.
+  func run(
+    _ kind: PacketBalancer.Program, _ program: String, _ frame: [UInt8], segment: UInt32 = 0, repeating: UInt32 = 1
+  ) throws(EBPFError) -> (frame: [UInt8], result: UInt32, nanoseconds: UInt32) {
+    var octets = frame + [UInt8](repeating: 0, count: 256)
+    var capacity = UInt32(octets.count)
+    var result: UInt32 = 0
+    var nanoseconds: UInt32 = 0
+    let number = try self.program(program)
+    let error = unsafe octets.withUnsafeMutableBytes { buffer in
+      kind == .tc
+        ? unsafe kalsae_bpf_run(
+          number, 1, segment, buffer.baseAddress!, UInt32(frame.count), &capacity, repeating, &result, &nanoseconds)
+        : unsafe kalsae_bpf_run_xdp(
+          number, buffer.baseAddress!, UInt32(frame.count), &capacity, repeating, &result, &nanoseconds)
+    }
+    try check(error, "cannot run \(program)")
+    return (Array(octets.prefix(Int(capacity))), result, nanoseconds)
   }
 
   func map(_ map: String) throws(EBPFError) -> Descriptor {

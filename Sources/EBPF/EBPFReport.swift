@@ -64,6 +64,16 @@ public struct EBPFReport: Sendable, Codable {
           ? "attached to \(devices) devices"
           : refusal != nil || node != nil ? "not attached: left to user space" : "not loaded",
         purpose: "established flows are carried from device to device"))
+    for program in PacketBalancer.Program.allCases {
+      let attached = folder.map { PacketBalancer.links(in: $0).count { $0.program == program } } ?? 0
+      report.hooks.append(
+        HookLine(
+          hook: program == .tc ? "tc_lb/ingress" : "xdp_lb/xdp", kernel: refusal.map { "no: \($0)" } ?? "yes",
+          state: attached > 0
+            ? "attached to \(attached) devices"
+            : refusal != nil || node != nil ? "not attached: left to user space" : "not loaded",
+          purpose: "packets to services while no data plane runs"))
+    }
     if let folder { report.overlay = OverlayReport.read(folder) }
     if !support.canRefuse {
       report.notes.append(
@@ -91,6 +101,19 @@ public struct EBPFReport: Sendable, Codable {
     ("leftNoEndpoint", "left to the packet path, which answers: nobody can serve them (KP-30, KP-37)"),
     ("bindRefused", "programs that wanted to listen on a NodePort"),
     ("tableFull", "flows that could not be remembered"),
+    ("forwarded", "packets that were sent to an endpoint while no data plane ran"),
+    ("answered", "packets of endpoints that were sent to their clients"),
+    ("errors", "ICMP errors that were sent to whom they are about"),
+    ("connections", "connections that packets opened"),
+    ("noEndpoint", "packets dropped: of an endpoint that the service has no more (KP-51)"),
+    ("noLocalEndpoint", "packets dropped: no endpoint on this node (KP-31)"),
+    ("sourceRange", "packets dropped: source not allowed (KP-38)"),
+    ("noFreePort", "packets dropped: no port for a masqueraded connection (KP-36)"),
+    ("leftRefusal", "packets left to user space, which answers: nobody can serve them (KP-30, KP-37)"),
+    ("leftPolicy", "packets left to user space: a network policy decides"),
+    ("leftRoute", "packets left to user space: no way that the kernel knows"),
+    ("leftSize", "packets left to user space: too big"),
+    ("failed", "packets lost: the kernel could not change them"),
   ]
 
   private static func counters(_ folder: PinFolder) -> [Counter] {
@@ -161,15 +184,40 @@ public enum EBPFDump {
   }
 
   public struct Flow: Sendable, Codable {
-    public var socket: UInt64
+    /// The cookie of the socket whose peer was translated; nil: packets were.
+    public var socket: UInt64?
+    /// Who opened the connection, where packets were translated.
+    public var client: String?
     public var transport: String
     public var service: String
     public var endpoint: String
   }
 
-  /// The sockets whose peers were translated: those that were closed stay until their place is needed.
+  /// The sockets whose peers were translated, and the connections whose packets were: those that ended stay until their
+  /// place is needed.
   public static func flows(node: String, limit: Int) -> [Flow] {
     let folder = PinFolder(node: node)
+    let sockets = sockets(folder, limit: limit)
+    return sockets + connections(folder, limit: limit - sockets.count)
+  }
+
+  private static func connections(_ folder: PinFolder, limit: Int) -> [Flow] {
+    guard limit > 0, let pinned = PinFolder.get("\(folder.maps)/connections"),
+      let map = try? BPFMap<kalsae_connection_key, kalsae_connection>("connections", pinned)
+    else { return [] }
+    func end(_ address: kalsae_address, _ port: UInt16) -> String {
+      ServicePort.Endpoint(address.address, UInt16(bigEndian: port)).description
+    }
+    return map.entries(kalsae_connection_key(), kalsae_connection(), limit: limit * 2)
+      .filter { $0.value.flags & UInt32(KALSAE_CONNECTION_REPLY) == 0 }.prefix(limit).map { key, value in
+        Flow(
+          client: end(key.source, key.source_port), transport: transportName(UInt8(truncatingIfNeeded: key.transport)),
+          service: end(key.destination, key.destination_port),
+          endpoint: end(value.destination, value.destination_port))
+      }
+  }
+
+  private static func sockets(_ folder: PinFolder, limit: Int) -> [Flow] {
     guard let pinned = PinFolder.get("\(folder.maps)/sockets"),
       let map = try? BPFMap<kalsae_socket_key, kalsae_socket>("sockets", pinned)
     else { return [] }

@@ -34,14 +34,6 @@ public struct OverlayPort: Sendable, Hashable {
   }
 }
 
-extension MACAddress {
-  fileprivate typealias Octets = (UInt8, UInt8, UInt8, UInt8, UInt8, UInt8)
-  fileprivate var octets: Octets {
-    func octet(_ shift: UInt64) -> UInt8 { UInt8(truncatingIfNeeded: rawValue >> shift) }
-    return (octet(40), octet(32), octet(24), octet(16), octet(8), octet(0))
-  }
-}
-
 /// Flows in the kernel: `overlay` carries packets of flows that the pipeline has decided from device to device.
 ///
 /// What is attached outlives the process, so that flows go on without it; a new process begins with no flows and puts its

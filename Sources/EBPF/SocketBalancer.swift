@@ -53,6 +53,8 @@ public final class SocketBalancer {
     public var hooks = Set(Hook.allCases)
     /// The control group whose processes' sockets are looked after; all of the machine's by default.
     public var cgroup: String?
+    /// Whether packets are served too, while no data plane runs; nil: no.
+    public var packets: PacketBalancer.Options?
     /// Clients that are remembered (KP-50).
     public var affinityLimit = 1 << 16
     /// Flows of sockets that are remembered.
@@ -62,6 +64,8 @@ public final class SocketBalancer {
 
   public let folder: PinFolder
   public let plan: [Hook: HookPlan]
+  /// What serves packets; nil: it is not wanted, or the kernel cannot.
+  public let packets: PacketBalancer?
   private var mirror: ServiceMirror
   private let maps: ServiceMaps
   private let namespaceMap: BPFMap<UInt64, kalsae_namespace>
@@ -83,8 +87,9 @@ public final class SocketBalancer {
     }
     let support = KernelSupport.probe()
     let plan = support.plan(wanted: options.hooks)
-    guard plan.values.contains(.use) else {
-      throw EBPFError("no hook for sockets can be used", hint: "kalsae ebpf status says why")
+    let packetOptions = PacketBalancer.refusal() == nil ? options.packets : nil
+    guard plan.values.contains(.use) || packetOptions != nil else {
+      throw EBPFError("no hook for services can be used", hint: "kalsae ebpf status says why")
     }
     let folder = PinFolder(node: node)
     let wasThere = PinFolder.isThere(folder.links)
@@ -108,8 +113,14 @@ public final class SocketBalancer {
       try namespaceMap.write(Array(namespaces.keys), namespaces.values.map(\.record))
       socketMap = try BPFMap("sockets", object.map("sockets"))
       try SocketBalancer.writeMeta(object, options, support)
-      try SocketBalancer.pinMaps(of: object, folder)
+      packets = try packetOptions.map { options throws(EBPFError) in
+        try PacketBalancer(
+          in: folder, sharing: { (name) throws(EBPFError) in try object.map(name) },
+          known: { PinFolder.get("\(folder.maps)/\($0)") }, options: options)
+      }
+      try SocketBalancer.pinMaps(of: object, packets, folder)
       try SocketBalancer.attach(object, folder, cgroup, plan)
+      if packets == nil { for link in PacketBalancer.links(in: folder) { unsafe unlink(link.path) } }
       try folder.settleMaps()
     } catch {
       // What was there before goes on as it was.
@@ -130,13 +141,7 @@ public final class SocketBalancer {
     _ object: BPFObject, _ capacity: ServiceMirror.Capacity, _ folder: PinFolder, _ options: Options,
     _ plan: [Hook: HookPlan], _ support: KernelSupport
   ) throws(EBPFError) {
-    try object.resize("frontends", capacity.frontends)
-    try object.resize("frontend_rec", capacity.frontends)
-    try object.resize("services", capacity.services)
-    try object.resize("lists", capacity.lists)
-    try object.resize("backends", capacity.backends)
-    try object.resize("members", capacity.members)
-    try object.resize("ranges", capacity.ranges)
+    try object.resize(capacity)
     try object.setConstant(at: 0, support.canRefuse ? 1 : 0)
     for hook in Hook.allCases where plan[hook] != .use { try object.leaveOut(hook.rawValue) }
     for (name, limit) in zip(kept, [options.affinityLimit, options.socketLimit]) {
@@ -160,11 +165,14 @@ public final class SocketBalancer {
     try meta.write([0, 1, 2], [UInt64(KALSAE_EBPF_LAYOUT), wanted, support.canRefuse ? 1 : 0])
   }
 
-  private static func pinMaps(of object: BPFObject, _ folder: PinFolder) throws(EBPFError) {
+  private static func pinMaps(
+    of object: BPFObject, _ packets: PacketBalancer?, _ folder: PinFolder
+  ) throws(EBPFError) {
     PinFolder.clear(folder.nextMaps)
     try PinFolder.makeFolder(folder.nextMaps)
-    for name in mapNames {
-      let map = try object.map(name)
+    for name in mapNames + (packets == nil ? [] : PacketBalancer.mapNames) {
+      let map =
+        if let packets, PacketBalancer.mapNames.contains(name) { try packets.map(name) } else { try object.map(name) }
       let path = "\(folder.nextMaps)/\(name)"
       try check(unsafe kalsae_bpf_pin(map.number, path), "cannot pin map \(name) at \(path)")
     }

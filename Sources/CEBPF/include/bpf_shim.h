@@ -78,7 +78,7 @@ int kalsae_bpf_link_detach(int link);
 
 /// Whether programs can be attached to devices by links (tcx, Linux 6.6): 0, or why not.
 int kalsae_bpf_probe_tcx(void);
-/// Attaches a program to a device's ingress by a link; returns its descriptor.
+/// Attaches a program to a device's ingress by a link, in front of all others; returns its descriptor.
 int kalsae_bpf_attach_ingress(int program, int ifindex);
 /// Puts a program in the place of a socket's filter.
 int kalsae_bpf_attach_socket(int program, int socket);
@@ -92,6 +92,21 @@ int kalsae_bpf_load_classic(const void *instructions, size_t count);
 int kalsae_bpf_run(
     int program, int ifindex, uint32_t segment, void *frame, uint32_t length, uint32_t *capacity, uint32_t repeat,
     uint32_t *verdict, uint32_t *nanoseconds);
+
+/// As `kalsae_bpf_attach_ingress`, behind all other programs that are there.
+int kalsae_bpf_attach_last(int program, int ifindex);
+/// Attaches a program to a device by a link, before the kernel makes its own of a packet: in the driver, or where that
+/// cannot in front of the kernel's stack (`is_generic`). Returns the link's descriptor.
+int kalsae_bpf_attach_xdp(int program, int ifindex, bool *is_generic);
+/// Whether programs for that can be loaded: 0, or why not.
+int kalsae_bpf_probe_xdp(void);
+/// Puts a socket into a map of sockets, from which it goes when its descriptor, which is returned, is closed, or its
+/// process ends.
+int kalsae_bpf_hold(int map);
+/// As `kalsae_bpf_run`, for programs that see a packet before the kernel has made its own of it.
+int kalsae_bpf_run_xdp(
+    int program, void *frame, uint32_t length, uint32_t *capacity, uint32_t repeat, uint32_t *verdict,
+    uint32_t *nanoseconds);
 
 /// The cookie of a network namespace; `path` NULL: the caller's.
 int kalsae_netns_cookie(const char *path, uint64_t *cookie);

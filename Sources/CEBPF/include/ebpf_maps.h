@@ -146,7 +146,148 @@ enum kalsae_counter {
   KALSAE_LEFT_NO_ENDPOINT,
   KALSAE_BIND_REFUSED,
   KALSAE_FULL,
+  /// From here on packets, of packet_lb.h: translated and sent on, to an endpoint and back.
+  KALSAE_LB_FORWARDED,
+  KALSAE_LB_ANSWERED,
+  KALSAE_LB_ERRORS,
+  KALSAE_LB_CONNECTIONS,
+  /// Dropped, as the data plane drops them: `DropReason`.
+  KALSAE_LB_NO_ENDPOINT,
+  KALSAE_LB_NO_LOCAL_ENDPOINT,
+  KALSAE_LB_SOURCE_RANGE,
+  KALSAE_LB_NO_FREE_PORT,
+  /// Left to user space.
+  KALSAE_LB_LEFT_REFUSAL,
+  KALSAE_LB_LEFT_POLICY,
+  KALSAE_LB_LEFT_ROUTE,
+  KALSAE_LB_LEFT_SIZE,
+  /// Lost: the kernel could not change the packet.
+  KALSAE_LB_FAILED,
   KALSAE_COUNTERS,
+};
+
+// MARK: Packets to services (packet_lb.h)
+
+/// `lb_config`, key 0: what the node's settings say. Replaced as a whole.
+struct kalsae_lb_config {
+  /// What masqueraded connections come from (KP-36); all zero: the node has no address of the family.
+  struct kalsae_address node4;
+  struct kalsae_address node6;
+  /// The source ports of masqueraded connections, in host byte order: the first and how many.
+  __u16 first_port;
+  __u16 port_count;
+  /// The UDP ports of tunnels, as on the wire: no pod may send there (NODE-4).
+  __u16 vxlan_port;
+  __u16 geneve_port;
+  __u32 flags;
+  /// Seconds that a connection may be silent: TCP that is open, TCP that opens or closes, UDP.
+  __u32 tcp_established;
+  __u32 tcp_transient;
+  __u32 udp;
+};
+#define KALSAE_LB_MASQUERADE_ALL 1
+#define KALSAE_LB_LIBERAL 2
+/// The cluster has blocks of the family (KP-34).
+#define KALSAE_LB_BLOCKS4 4
+#define KALSAE_LB_BLOCKS6 8
+
+/// `lb_ports`: the devices whose packets are looked at, by index.
+struct kalsae_lb_port {
+  /// The addresses that the device's pod may send from (NODE-4); all zero: none.
+  struct kalsae_address address4;
+  struct kalsae_address address6;
+  __u8 mac[6];
+  /// Who must send.
+  __u8 peer[6];
+  /// What tells its packets from others' with the same addresses; 0 for all devices that are no pod's.
+  __u32 zone;
+  __u32 flags;
+};
+#define KALSAE_LB_POD 1
+#define KALSAE_LB_CHECKS_PEER 2
+/// What the pod sends a policy decides.
+#define KALSAE_LB_EGRESS_POLICY 4
+/// What the pod sends out of all pools is masqueraded (NODE-8).
+#define KALSAE_LB_MASQUERADES 8
+
+/// `lb_places`: the longest prefix of an address says where it is.
+struct kalsae_place_key {
+  __u32 length;
+  struct kalsae_address address;
+};
+struct kalsae_place {
+  /// The device that packets to it leave by, and their Ethernet header; for KALSAE_PLACE_FRAME and _PEER.
+  __u32 interface;
+  /// `kalsae_lb_port.zone` of the device that its packets come in by.
+  __u32 zone;
+  __u8 destination[6];
+  __u8 source[6];
+  /// The largest network-layer packet that may go there.
+  __u16 mtu;
+  __u8 kind;
+  __u8 flags;
+};
+/// User space, or nobody, knows the way.
+#define KALSAE_PLACE_LEFT 0
+/// By the kernel's own routes.
+#define KALSAE_PLACE_KERNEL 1
+/// By the device, in the frame that is told.
+#define KALSAE_PLACE_FRAME 2
+/// The device is a pair's one end: the other receives the packet at once.
+#define KALSAE_PLACE_PEER 3
+/// A pod of this node.
+#define KALSAE_PLACE_POD 1
+#define KALSAE_PLACE_INGRESS_POLICY 2
+/// In one of the cluster's blocks (KP-34); in a pool (NODE-8).
+#define KALSAE_PLACE_CLUSTER 4
+#define KALSAE_PLACE_POOL 8
+
+/// `connections`: one direction of a connection to a service, with addresses and ports as its packets come in.
+struct kalsae_connection_key {
+  struct kalsae_address source;
+  struct kalsae_address destination;
+  __u16 source_port;
+  __u16 destination_port;
+  /// Where packets come in: `kalsae_lb_port.zone`.
+  __u32 zone;
+  __u32 transport;
+};
+struct kalsae_connection {
+  /// What addresses and ports become.
+  struct kalsae_address source;
+  struct kalsae_address destination;
+  __u16 source_port;
+  __u16 destination_port;
+  /// Where packets of the other direction come in.
+  __u32 zone;
+  /// The service port's identity; 0: none.
+  __u64 service;
+  /// Nanoseconds of CLOCK_MONOTONIC, coarse.
+  __u64 last_seen;
+  __u32 flags;
+  __u32 zero;
+};
+#define KALSAE_CONNECTION_REPLY 1
+/// Packets were seen in both directions.
+#define KALSAE_CONNECTION_ESTABLISHED 2
+/// A FIN was seen; an RST was, or a FIN of each side.
+#define KALSAE_CONNECTION_FIN 4
+#define KALSAE_CONNECTION_OTHER_FIN 8
+#define KALSAE_CONNECTION_CLOSED 16
+
+/// `lb_fragments`: the ports of fragmented datagrams.
+struct kalsae_fragment_key {
+  struct kalsae_address source;
+  struct kalsae_address destination;
+  __u32 zone;
+  __u32 identification;
+  __u32 transport;
+};
+struct kalsae_fragment {
+  __u16 source_port;
+  __u16 destination_port;
+  __u32 zero;
+  __u64 seen;
 };
 
 // MARK: Flows that are carried in the kernel (overlay.bpf.c)

@@ -97,6 +97,12 @@ struct RouteTable: ~Copyable {
 
   func contains(_ prefix: IPPrefix) -> Bool { routes[prefix] != nil }
 
+  /// All prefixes that have a route.
+  var allPrefixes: some Collection<IPPrefix> { routes.keys }
+
+  /// The route that packets to all of `prefix` take that have no narrower one; 0: none.
+  func route(to prefix: IPPrefix) -> RouteIndex { routes[prefix] ?? covering(prefix) }
+
   /// Adds a route, or changes the one with the same prefix.
   mutating func insert(_ route: Route) {
     let index: RouteIndex

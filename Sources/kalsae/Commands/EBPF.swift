@@ -8,7 +8,8 @@ import Replay
 /// `kalsae ebpf`
 struct EBPFCommand: ParsableCommand {
   static let configuration = CommandConfiguration(
-    commandName: "ebpf", abstract: "What the kernel does: services at the socket, and established flows.",
+    commandName: "ebpf",
+    abstract: "What the kernel does: services at the socket and on packets, and established flows.",
     subcommands: [Load.self, Status.self, Unload.self, Dump.self])
 
   /// Writes a value as JSON.
@@ -183,8 +184,11 @@ struct EBPFCommand: ParsableCommand {
       case .flows:
         let flows = EBPFDump.flows(node: node, limit: limit)
         if output == .json { return try Standard.output(try EBPFCommand.json(flows)) }
-        var table = TextTable([">SOCKET", "PROTOCOL", "SERVICE", "ENDPOINT"])
-        for flow in flows { table.add(["\(flow.socket)", flow.transport, flow.service, flow.endpoint]) }
+        var table = TextTable(["CLIENT", "PROTOCOL", "SERVICE", "ENDPOINT"])
+        for flow in flows {
+          let client = flow.client ?? "socket \(flow.socket ?? 0)"
+          table.add([client, flow.transport, flow.service, flow.endpoint])
+        }
         try Standard.output(table.text)
       }
     }

@@ -27,6 +27,8 @@ final class Bench {
   let hopHost: HopIndex
   /// The way to the other node's pods.
   let hop: HopIndex
+  /// Who is asked before the pipeline.
+  var kernel: KernelSubject?
   /// Whether every frame that goes out is looked at for lengths and checksums.
   var validates = true
 
@@ -163,13 +165,30 @@ extension Bench {
     let before = dropCounts
     pipeline.clearTrace()
     let port = port(index)
-    for frame in list { port.enqueue(frame) }
+    var early: [Sent] = []
+    for frame in list {
+      do {
+        if let sent = try kernel?.run(frame, at: index, self) {
+          early.append(sent)
+          continue
+        }
+      } catch {
+        Issue.record(error, sourceLocation: sourceLocation)
+      }
+      port.enqueue(frame)
+    }
     var batch = FrameBatch()
     while port.receive(into: &batch) > 0 {
       pipeline.process(&batch, from: index, at: now, tables, ports)
       port.release(&batch)
     }
-    return collect(since: before, sourceLocation)
+    var sent = collect(since: before, sourceLocation)
+    for other in early {
+      sent.frames.merge(other.frames) { $0 + $1 }
+      sent.drops.merge(other.drops) { $0 + $1 }
+      check(other.frames.values.flatMap { $0 }, "the kernel", sourceLocation)
+    }
+    return sent
   }
 
   @discardableResult
@@ -194,17 +213,26 @@ extension Bench {
     for (index, port) in memory {
       let frames = port.takeOutbox()
       if !frames.isEmpty { sent.frames[index] = frames }
-      if validates {
-        for frame in frames {
-          if let problem = problem(in: frame) {
-            Issue.record("\(port.name): \(problem) in \(hex(frame.octets))", sourceLocation: sourceLocation)
-          }
-        }
-      }
+      check(frames, port.name, sourceLocation)
     }
     sent.drops = dropCounts.merging(before) { $0 - $1 }.filter { $0.value != 0 }
     sent.trace = pipeline.trace
     return sent
+  }
+
+  private func check(_ frames: [MemoryFrame], _ sender: String, _ sourceLocation: SourceLocation) {
+    guard validates else { return }
+    for frame in frames {
+      if let problem = problem(in: frame) {
+        Issue.record("\(sender): \(problem) in \(hex(frame.octets))", sourceLocation: sourceLocation)
+      }
+    }
+  }
+
+  /// Forgets all flows.
+  func forgetFlows() {
+    pipeline.forgetFlows()
+    kernel?.forget()
   }
 
   /// All drops so far, by reason.

@@ -5,7 +5,7 @@ import Testing
 @testable import Dataplane
 
 /// Which frontend a packet meets, who may use it, and which endpoints it leads to.
-@Suite struct FrontendTests {
+@Suite(.bothSubjects) struct FrontendTests {
   /// Where a packet comes from (KP-33).
   private enum From: CaseIterable { case pod, host, outside, remotePod }
 

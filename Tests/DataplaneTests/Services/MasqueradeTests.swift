@@ -5,7 +5,7 @@ import Testing
 @testable import Dataplane
 
 /// Connections that get another source: masquerade, hairpin, and clients that would look alike.
-@Suite struct MasqueradeTests {
+@Suite(.bothSubjects) struct MasqueradeTests {
   @Test("KP-36 masquerade: the node's address, a free port of the range, and back; exact octets", arguments: Wire.all)
   func exact(_ wire: Wire) throws {
     let bench = Bench.forServices()
@@ -37,6 +37,8 @@ import Testing
 
   @Test("KP-36 a flow is described with its service and what its answers look like", arguments: Wire.all)
   func described(_ wire: Wire) throws {
+    // What the pipeline alone knows.
+    guard Subject.current == .pipeline else { return }
     let bench = Bench.forServices()
     let family = wire.family
     let service = bench.addService([bench.endpoint(30, family)])
@@ -108,12 +110,13 @@ import Testing
     let refused = request(5004)
     #expect(refused.isSilent)
     #expect(refused.drops == [.noFreePort: 1])
-    #expect(bench.pipeline.flowCount == 4)
+    if bench.kernel == nil { #expect(bench.pipeline.flowCount == 4) }
     #expect(request(5000).octets(bench.underlay).count == 1)
     #expect(request(5004, 30081).octets(bench.underlay).count == 1)
     // A flow that ends gives its port back.
     bench.tick(121)
-    #expect(request(5004).octets(bench.underlay).count == 1)
+    // The kernel's clock is its own.
+    if bench.kernel == nil { #expect(request(5004).octets(bench.underlay).count == 1) }
   }
 
   @Test("KP-36 without an address of the family nothing goes out in its name") func noAddress() {
@@ -187,7 +190,7 @@ import Testing
         bench.send(bench.fromPod(answer, 11), at: bench.podB).only(bench.podA)
           == bench.toPod(hopped(packet(wire.transport, address, client, from: port, to: 5000, flags: Flag.ack))))
     }
-    #expect(bench.pipeline.flowCount == 3)
+    if bench.kernel == nil { #expect(bench.pipeline.flowCount == 3) }
     #expect(bench.pipeline.flowStatistics.replaced == 0)
   }
 }

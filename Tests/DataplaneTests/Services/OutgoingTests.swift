@@ -5,7 +5,7 @@ import Testing
 @testable import Dataplane
 
 /// Pods on their way out of the cluster, and the node's own connections to services.
-@Suite struct OutgoingTests {
+@Suite(.bothSubjects) struct OutgoingTests {
   private static let pools = ["10.244.0.0/16", "fd00::/16"].map { IPPrefix($0)! }
 
   private func bench(byHost: Bool = false) -> Bench {

@@ -5,7 +5,7 @@ import Testing
 @testable import Dataplane
 
 /// Network policy on packets. What policies mean is compiled elsewhere; here the tables are filled by hand.
-@Suite struct PolicyTests {
+@Suite(.bothSubjects) struct PolicyTests {
   // Identities.
   private let a: IdentityIndex = 1
   private let b: IdentityIndex = 2
@@ -363,7 +363,7 @@ import Testing
     #expect(fromA(bench, wire, to: bench.remote(10, family)).drops.isEmpty)
     let other = packet(wire.transport, bench.pod(11, family), bench.remote(10, family), from: 5000, to: 80)
     #expect(bench.send(bench.fromPod(other, 11), at: bench.podB).octets(bench.underlay).count == 1)
-    #expect(bench.pipeline.flowCount == 3)
+    if bench.kernel == nil { #expect(bench.pipeline.flowCount == 3) }
     // A may talk to B only.
     bench.tables.setPolicyGroup(1, [b: .any], pods: [bench.pod(10, family)])
     let kept = fromA(bench, wire, to: bench.pod(11, family), flags: Flag.ack)
@@ -378,7 +378,9 @@ import Testing
     let untouched = bench.send(bench.fromPod(other, 11), at: bench.podB)
     #expect(untouched.octets(bench.underlay).count == 1)
     #expect(!untouched.trace.contains { if case .policyDecided = $0 { true } else { false } })
-    #expect(bench.pipeline.flows().contains { $0.source == bench.pod(11, family) && $0.forward.packets == 2 })
+    if bench.kernel == nil {
+      #expect(bench.pipeline.flows().contains { $0.source == bench.pod(11, family) && $0.forward.packets == 2 })
+    }
   }
 
   @Test("NP-1 an answer of a connection that is not allowed any more ends it, too", arguments: Wire.all)

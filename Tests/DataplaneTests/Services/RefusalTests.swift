@@ -5,7 +5,7 @@ import Testing
 @testable import Dataplane
 
 /// Connections that nobody takes (KP-30): a TCP reset, or an ICMP port unreachable.
-@Suite struct RefusalTests {
+@Suite(.bothSubjects) struct RefusalTests {
   private func segment(
     _ source: IPAddress, _ destination: IPAddress, from: Int, to: Int, _ flags: Int, sequence: Int, acknowledgment: Int,
     window: Int = 8192, _ payload: [UInt8] = [], with fields: IPFields = IPFields()
@@ -40,7 +40,7 @@ import Testing
           // The SYN counts, and so does what it carries.
           acknowledgment: 1 + 1 + 12, window: 0, with: IPFields(dontFragment: true))
         #expect(hex(answer) == hex(bench.toPod(reset)))
-        #expect(sent.trace.contains(.resetSent))
+        if bench.kernel == nil { #expect(sent.trace.contains(.resetSent)) }
       } else {
         let (type, code) = family == .ipv4 ? (3, 3) : (1, 4)
         let error = icmp(

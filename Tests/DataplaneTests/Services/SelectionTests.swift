@@ -5,7 +5,7 @@ import Testing
 @testable import Dataplane
 
 /// How a new connection gets its endpoint.
-@Suite struct SelectionTests {
+@Suite(.bothSubjects) struct SelectionTests {
   /// Opens connections from ports `ports` to the cluster IP and returns the pods' addresses that they go to.
   private func choices(
     _ bench: Bench, _ wire: Wire, _ ports: Range<Int>, source: IPAddress? = nil, vip: Int = 1
@@ -120,7 +120,7 @@ import Testing
     one.tables.updateService(
       service,
       ServicePort(name: "test/web:http", cluster: endpoints.filter { $0 != left }, local: [], balancing: .maglev))
-    one.pipeline.forgetFlows()
+    one.forgetFlows()
     let after = choices(one, wire, 10000..<12000)
     let moved = zip(before, after).count { $0 != left.address && $0 != $1 }
     #expect(moved <= 20, "\(moved) of 2000")
@@ -160,7 +160,8 @@ import Testing
       bench.now += 60_000_000_000
       later.formUnion(choices(bench, wire, (6000 + round)..<(6001 + round)))
     }
-    #expect(later.count > 1)
+    // The kernel's clock is its own.
+    if bench.kernel == nil { #expect(later.count > 1) }
   }
 
   @Test(

@@ -106,6 +106,7 @@ extension Bench {
         linkMTU: mtu))
     bench.tables.setRoute(Route(IPPrefix("198.51.100.0/24")!, hops: [out]))
     bench.tables.setRoute(Route(IPPrefix("2001:db8:c::/64")!, hops: [out]))
+    if Subject.current == .kernel { bench.kernel = KernelSubject() }
     return bench
   }
 

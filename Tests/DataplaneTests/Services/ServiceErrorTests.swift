@@ -5,7 +5,7 @@ import Testing
 @testable import Dataplane
 
 /// ICMP errors and fragments of translated packets.
-@Suite struct ServiceErrorTests {
+@Suite(.bothSubjects) struct ServiceErrorTests {
   private func tos(_ family: IPFamily) -> IPFields { IPFields(tos: family == .ipv4 ? 0xc0 : 0) }
 
   /// The first `count` octets of a packet's transport, with the packet's network header.
@@ -44,7 +44,7 @@ import Testing
             #expect(hex(sent.only(bench.podA)) == hex(bench.toPod(hopped(expected))))
           }
         }
-        #expect(bench.pipeline.flowCount == 1)
+        if bench.kernel == nil { #expect(bench.pipeline.flowCount == 1) }
       }
     }
   }
@@ -170,7 +170,7 @@ import Testing
         #expect(
           datagram == Array(udp(source, bench.remote(10), from: port, to: 8080, payload)[20...]))
       }
-      #expect(bench.pipeline.flows().first?.forward.packets == 2)
+      if bench.kernel == nil { #expect(bench.pipeline.flows().first?.forward.packets == 2) }
     }
   }
 
@@ -192,7 +192,8 @@ import Testing
 
   @Test("TUN-8 fragments of a translated datagram, in order and not, there and back", arguments: bothFamilies)
   func fragments(_ family: IPFamily) throws {
-    for order in [[0, 1, 2], [2, 0, 1], [1, 2, 0]] {
+    // The kernel's programs keep no fragments: those before the first are lost.
+    for order in Subject.current == .kernel ? [[0, 1, 2], [0, 2, 1]] : [[0, 1, 2], [2, 0, 1], [1, 2, 0]] {
       for isMasqueraded in [false, true] {
         let bench = Bench.forServices { $0.masqueradeAll = isMasqueraded }
         let (pod, vip, end) = (bench.pod(10, family), bench.vip(family), bench.remote(10, family))
@@ -213,8 +214,8 @@ import Testing
         let back = bench.send(order.map { MemoryFrame(bench.fromNode(answers[$0])) }, at: bench.underlay)
         let wanted = parts(udp(vip, pod, from: 80, to: 5000, payload), 400).map { bench.toPod(hopped($0)) }
         #expect(Set(back.octets(bench.podA)) == Set(wanted))
-        #expect(bench.pipeline.flowCount == 1)
-        #expect(bench.pipeline.flows().first?.reply.packets == 3)
+        if bench.kernel == nil { #expect(bench.pipeline.flowCount == 1) }
+        if bench.kernel == nil { #expect(bench.pipeline.flows().first?.reply.packets == 3) }
       }
     }
   }

@@ -5,7 +5,7 @@ import Testing
 @testable import Dataplane
 
 /// Packets to a service and back, octet for octet. That checksums are right is for the bench to see in every frame.
-@Suite struct TranslationTests {
+@Suite(.bothSubjects) struct TranslationTests {
   @Test("KP-20 KP-7 to an endpoint here and back: addresses, ports and checksums", arguments: Wire.all)
   func here(_ wire: Wire) {
     let bench = Bench.forServices()
@@ -16,7 +16,7 @@ import Testing
     let request = packet(wire.transport, a, vip, from: 40000, to: 80)
     let sent = bench.send(bench.fromPod(request), at: bench.podA)
     #expect(sent.only(bench.podB) == bench.toPod(hopped(packet(wire.transport, a, b, from: 40000, to: 8080)), 11))
-    #expect(sent.trace.contains(.flowMissing))
+    if bench.kernel == nil { #expect(sent.trace.contains(.flowMissing)) }
     for flags in [Flag.syn | Flag.ack, Flag.ack, Flag.ack | Flag.psh] {
       let answer = packet(wire.transport, b, a, from: 8080, to: 40000, flags: flags)
       let back = bench.send(bench.fromPod(answer, 11), at: bench.podB)
@@ -24,15 +24,15 @@ import Testing
         back.only(bench.podA)
           == bench.toPod(hopped(packet(wire.transport, vip, a, from: 80, to: 40000, flags: flags))))
       // The answer's way was decided with the request: it is neither classified nor balanced.
-      #expect(back.trace.contains(.flowFound))
+      if bench.kernel == nil { #expect(back.trace.contains(.flowFound)) }
       #expect(!back.trace.contains(.flowMissing) && !back.trace.contains(.flowStale))
       let more = packet(wire.transport, a, vip, from: 40000, to: 80, flags: flags)
       #expect(
         bench.send(bench.fromPod(more), at: bench.podA).only(bench.podB)
           == bench.toPod(hopped(packet(wire.transport, a, b, from: 40000, to: 8080, flags: flags)), 11))
     }
-    #expect(bench.pipeline.flowCount == 1)
-    #expect(bench.pipeline.flows().first?.state == .established)
+    if bench.kernel == nil { #expect(bench.pipeline.flowCount == 1) }
+    if bench.kernel == nil { #expect(bench.pipeline.flows().first?.state == .established) }
   }
 
   @Test("KP-20 to an endpoint on another node and back, through every tunnel", arguments: Encapsulation.allCases)
@@ -205,7 +205,7 @@ import Testing
           #expect(tuple.destination == bench.pod(11, family))
           #expect(tuple.destinationPort == 8080)
         }
-        #expect(bench.pipeline.flows().first?.forward.packets == 1)
+        if bench.kernel == nil { #expect(bench.pipeline.flows().first?.forward.packets == 1) }
       }
     }
   }
