@@ -75,6 +75,8 @@ public final class Agent {
   var restore: [(name: String, value: String)] = []
   /// The services in the kernel, where they are wanted.
   var sockets: SocketServices?
+  /// Has the kernel leave packets to services to this agent.
+  var lease: PacketBalancer.Lease?
   /// What carries flows in the kernel, where that is wanted.
   var offload: FlowOffloader?
   /// Why the kernel cannot carry flows; nil: it can.
@@ -162,6 +164,8 @@ public final class Agent {
   public func run() throws {
     // What takes long comes before packets have to wait.
     dataPath.change { compiler.commit(to: &$0) }
+    // Before the other agent ends, and before packets come to sockets of this one.
+    lease = PacketBalancer.lease(node: configuration.node)
     let inherited = configuration.takesOver ? try Inheritance.ask(configuration.socketPath) : nil
     // First of all: two agents of one node would fight.
     let server = try LocalServer(
@@ -313,6 +317,7 @@ public final class Agent {
     settleSockets()
     settleClassifier()
     settleOffload()
+    settlePackets()
     reserveMasqueradePorts()
     settleLocalhost()
     settleHostRoutes()

@@ -62,6 +62,7 @@ extension Agent {
   /// Takes the services out of the kernel: connections that were made stay, new ones are made in user space.
   /// What an agent that was killed has left is old, and goes as well.
   func closeSockets() {
+    lease = nil
     if sockets != nil {
       sockets = nil
       dataPath.change { $0.unfollowServices() }

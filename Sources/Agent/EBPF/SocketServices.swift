@@ -46,7 +46,14 @@ struct SocketServices {
     var options = SocketBalancer.Options()
     let hooks = Set(settings.ebpfHooks.compactMap { Hook(rawValue: $0.rawValue) })
     // Whoever loads services wants some: without any, none is switched off.
-    options.hooks = hooks.isEmpty ? Set(Hook.allCases) : hooks
+    let programs = Set(settings.ebpfHooks.compactMap { PacketBalancer.Program(rawValue: $0.rawValue) })
+    options.hooks = hooks.isEmpty && programs.isEmpty ? Set(Hook.allCases) : hooks
+    if !programs.isEmpty {
+      var packets = PacketBalancer.Options()
+      packets.programs = programs
+      packets.connectionLimit = min(max(1024, settings.flowTableSize * 2), 1 << 17)
+      options.packets = packets
+    }
     options.cgroup = controlGroup
     options.affinityLimit = settings.affinityTableSize
     return options
@@ -78,7 +85,10 @@ public enum SocketLoader {
     compiler.apply(update.changes)
     var tables = Tables()
     tables.followServices()
-    compiler.commit(to: &tables)
+    let devices: (ports: [BalancedPort], underlay: PortIndex?)
+    do throws(NodeError) { devices = try Machine().describe(to: compiler, &tables) } catch {
+      throw AgentError(Agent.code(error.code), "\(error)")
+    }
     var problems = update.problems.map(\.description)
     do throws(EBPFError) {
       let namespaces = try SocketServices.namespaces(compiler) {
@@ -87,10 +97,16 @@ public enum SocketLoader {
       let balancer = try SocketBalancer(
         node: node, tables.takeServiceChanges(), namespaces: namespaces,
         options: SocketServices.options(compiler.settings, controlGroup: controlGroup))
+      var packets = ""
+      if let programs = balancer.packets {
+        try programs.set(tables.settings, tables.surroundings(.none), devices.ports, underlay: devices.underlay)
+        try programs.attach()
+        packets = "; packets of \(devices.ports.count) devices"
+      }
       let used = balancer.plan.values.count { $0 == .use }
       return (
         "\(balancer.serviceCount) service ports, \(balancer.frontendCount) frontends, \(balancer.endpointCount) endpoints; "
-          + "\(namespaces.count) network namespaces; \(used) of \(balancer.plan.count) hooks", problems
+          + "\(namespaces.count) network namespaces; \(used) of \(balancer.plan.count) hooks\(packets)", problems
       )
     } catch {
       throw AgentError(Agent.code(error.code), "\(error)")

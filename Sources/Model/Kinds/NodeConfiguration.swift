@@ -127,4 +127,8 @@ public enum EBPFHook: String, Sendable, Hashable, CaseIterable {
   case postBind6 = "post_bind6"
   /// At pods' devices and the underlay: established flows are carried in the kernel.
   case overlay
+  /// At the same devices: packets to services are translated and sent on while no data plane runs.
+  case tcLB = "tc_lb"
+  /// The same in front of the underlay's device.
+  case xdpLB = "xdp_lb"
 }

@@ -103,7 +103,8 @@ public struct NodeSettings: Sendable, Equatable {
   /// Whether programs in the kernel translate connections to services at the socket, and carry established flows.
   /// Default off.
   public var ebpf: EBPFMode
-  /// The hooks that are used where `ebpf` is not off. Default all.
+  /// The hooks that are used where `ebpf` is not off. Default all but `xdp_lb`, which wants a device that is a wire's: what
+  /// a virtual device brings may have checksums that are not finished.
   public var ebpfHooks: Set<EBPFHook>
 
   /// How long a flow is kept after its last packet.
@@ -165,7 +166,7 @@ public struct NodeSettings: Sendable, Equatable {
     busyPoll = given(\.busyPoll) ?? false
     flowTableSize = given(\.flowTableSize) ?? 1 << 18
     ebpf = given(\.ebpf) ?? .off
-    ebpfHooks = given(\.ebpfHooks) ?? Set(EBPFHook.allCases)
+    ebpfHooks = given(\.ebpfHooks) ?? Set(EBPFHook.allCases).subtracting([.xdpLB])
     flowTimeouts = FlowTimeouts()
     flowTimeouts.tcpEstablished = given(\.flowTimeouts.tcpEstablished) ?? flowTimeouts.tcpEstablished
     flowTimeouts.tcpTransient = given(\.flowTimeouts.tcpTransient) ?? flowTimeouts.tcpTransient

@@ -1,0 +1,384 @@
+import Addresses
+import Glibc
+import Lab
+import Testing
+
+/// Services that the kernel serves on packets while no data plane runs.
+///
+///     pods a, b, c ── node (10.9.0.1) ── outside (10.9.0.100)
+@Suite(
+  "Services without user space, live", .serialized,
+  .enabled(if: Lab.isAvailable && Lab.controlGroupRoot != nil, "needs root and cgroup2"), .timeLimit(.minutes(2)))
+struct PacketBalancerLiveTests {
+  private final class Site {
+    let lab: Lab
+    let node: Namespace
+    let pods: [Namespace]
+    let outside: Namespace
+    let state: String
+    let group: String
+    let name = "lb-\(getpid())"
+
+    init(_ label: String) throws {
+      lab = try Lab(name: label)
+      node = try lab.namespace("node")
+      outside = try lab.namespace("out")
+      let lab = lab
+      pods = try ["a", "b", "c"].map { try lab.namespace($0) }
+      state = try lab.directory()
+      group = try lab.controlGroup()
+      do { try build() } catch {
+        lab.cleanUp()
+        throw error
+      }
+    }
+
+    deinit {
+      _ = try? kalsae("ebpf", "unload", "--node", name)
+      lab.cleanUp()
+    }
+
+    private func build() throws {
+      try node.ip("link set lo up")
+      try node.setForwarding(true)
+      try lab.veth(
+        Endpoint(node, "eth0", addresses: ["10.9.0.1/24", "fd00:9::1/64"]),
+        Endpoint(outside, "eth0", addresses: ["10.9.0.100/24", "fd00:9::100/64"]))
+      try outside.addRoute("10.9.1.0/24 via 10.9.0.1")
+      try outside.addRoute("fd00:91::/64 via fd00:9::1")
+      for (number, pod) in pods.enumerated() {
+        let (address, address6, device) = ("10.244.1.\(number + 2)", "fd00:1::\(number + 2)", "pod\(number)")
+        try pod.ip("link set lo up")
+        try lab.veth(
+          Endpoint(node, device, addresses: []),
+          Endpoint(pod, "eth0", addresses: ["\(address)/32", "\(address6)/128"]))
+        try node.addAddress("169.254.1.1/32", to: device)
+        try node.addAddress("fe80::1/64", to: device)
+        try node.addRoute("\(address) dev \(device)")
+        try node.addRoute("\(address6) dev \(device)")
+        try pod.ip("route add 169.254.1.1 dev eth0 scope link", "route add default via 169.254.1.1")
+        try pod.addRoute("::/0 via fe80::1 dev eth0")
+      }
+      try write(
+        "node.yaml",
+        """
+        apiVersion: v1
+        kind: Node
+        metadata: {name: \(name)}
+        spec: {podCIDR: 10.244.1.0/24, podCIDRs: [10.244.1.0/24, "fd00:1::/64"]}
+        status: {addresses: [{type: InternalIP, address: 10.9.0.1}, {type: InternalIP, address: "fd00:9::1"}]}
+        ---
+        apiVersion: kalsae.io/v1alpha1
+        kind: NodeConfiguration
+        metadata: {name: default}
+        spec: {ebpf: auto, clusterCIDRs: [10.244.0.0/16, "fd00:1::/48"], serviceCIDRs: [10.96.0.0/16, "fd00:96::/112"]}
+
+        """)
+      for (number, label) in ["a", "b", "c"].enumerated() {
+        try write(
+          "pod-\(label).yaml",
+          """
+          apiVersion: v1
+          kind: Pod
+          metadata: {name: \(label), namespace: demo, annotations: {kalsae.io/interface: pod\(number)}}
+          spec: {nodeName: \(name), containers: []}
+          status: {phase: Running, podIPs: [{ip: 10.244.1.\(number + 2)}, {ip: "fd00:1::\(number + 2)"}]}
+
+          """)
+      }
+    }
+
+    func write(_ file: String, _ text: String) throws { _ = try lab.run(["tee", "\(state)/\(file)"], input: text) }
+
+    /// A service before the pods with these numbers, in every way that it can be reached.
+    func serve(_ endpoints: [Int]) throws {
+      var text = """
+        apiVersion: v1
+        kind: Service
+        metadata: {name: web, namespace: demo}
+        spec:
+          type: LoadBalancer
+          clusterIP: 10.96.0.10
+          clusterIPs: [10.96.0.10, "fd00:96::10"]
+          ipFamilyPolicy: RequireDualStack
+          ipFamilies: [IPv4, IPv6]
+          ports: [{name: http, port: 80, targetPort: 8080, nodePort: 30080, protocol: TCP}]
+        status: {loadBalancer: {ingress: [{ip: 10.9.1.20}, {ip: "fd00:91::20"}]}}
+
+        """
+      for (family, prefix) in [("IPv4", "10.244.1."), ("IPv6", "fd00:1::")] {
+        let list = endpoints.map {
+          "{addresses: [\"\(prefix)\($0 + 2)\"], nodeName: \(name), conditions: {ready: true}}"
+        }
+        text += """
+          ---
+          apiVersion: discovery.k8s.io/v1
+          kind: EndpointSlice
+          metadata: {name: web-\(family.lowercased()), namespace: demo, labels: {kubernetes.io/service-name: web}}
+          addressType: \(family)
+          ports: [{name: http, port: 8080, protocol: TCP}]
+          endpoints: [\(list.joined(separator: ", "))]
+
+          """
+      }
+      try write("web.yaml", text)
+    }
+
+    func kalsae(_ arguments: String...) throws -> ProcessResult {
+      try lab.runUnchecked([try builtProgram("kalsae")] + arguments)
+    }
+
+    func load() throws -> String {
+      try lab.run([
+        "nsenter", "--net=\(node.path)", try builtProgram("kalsae"), "ebpf", "load", "--state", state, "--node", name,
+        "--cgroup", group,
+      ]).standardOutput
+    }
+
+    /// HTTP servers in the pods with these numbers, which answer with their letter and the client's address.
+    func startServers(_ numbers: [Int]) throws {
+      for number in numbers {
+        let pod = pods[number]
+        _ = try pod.spawn(
+          "/usr/bin/python3", "-c",
+          """
+          import socket, threading
+          def serve(family, address):
+              s = socket.socket(family, socket.SOCK_STREAM)
+              s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+              s.bind((address, 8080)); s.listen(64)
+              while True:
+                  c, peer = s.accept()
+                  c.recv(4096)
+                  text = f"{'abc'[\(number)]} {peer[0]}"
+                  c.sendall(f"HTTP/1.0 200 OK\\r\\nContent-Length: {len(text)}\\r\\n\\r\\n{text}".encode())
+                  c.close()
+          threading.Thread(target=serve, args=(socket.AF_INET6, "fd00:1::\(number + 2)"), daemon=True).start()
+          serve(socket.AF_INET, "10.244.1.\(number + 2)")
+          """)
+        try waitUntil("the servers") {
+          try pod.run("ss", "-Hlnt").standardOutput.split(separator: "\n").count { $0.contains(":8080") } == 2
+        }
+      }
+    }
+
+    func get(_ space: Namespace, _ address: String) throws -> String {
+      let result = try space.run("curl", "-s", "-m", "3", "http://\(address)/")
+      return result.isSuccess ? result.standardOutput : "failed"
+    }
+
+    /// The numbers of the programs, links and maps that are pinned, as `kind number`.
+    func pinned() throws -> Set<String> {
+      let text = try lab.run(["/usr/bin/python3", "-c", Site.numbers, name]).standardOutput
+      return Set(text.split(separator: "\n").map(String.init))
+    }
+
+    /// Those of them that the kernel still has.
+    func alive(_ numbers: Set<String>) throws -> Set<String> {
+      let text = try lab.run(["/usr/bin/python3", "-c", Site.living] + numbers.sorted()).standardOutput
+      return Set(text.split(separator: "\n").map(String.init))
+    }
+
+    private static let prelude = """
+      import ctypes, os, sys
+      bpf = ctypes.CDLL("libbpf.so.1", use_errno=True)
+      def info(fd):
+          buffer = ctypes.create_string_buffer(512)
+          size = ctypes.c_uint32(512)
+          if bpf.bpf_obj_get_info_by_fd(fd, buffer, ctypes.byref(size)): return None
+          return [int.from_bytes(buffer.raw[n:n + 4], "little") for n in range(0, 16, 4)]
+
+      """
+    private static let numbers =
+      prelude + """
+        for root in ("/sys/fs/bpf", "/run/kalsae/bpf"):
+            for folder, _, files in os.walk(f"{root}/kalsae/{sys.argv[1]}"):
+                for name in files:
+                    fd = bpf.bpf_obj_get(f"{folder}/{name}".encode())
+                    kind = "link" if folder.endswith("links") else "map"
+                    words = info(fd)
+                    # A link says which program it holds.
+                    print(kind, words[1])
+                    if kind == "link": print("prog", words[2])
+        """
+    private static let living =
+      prelude + """
+        for text in sys.argv[1:]:
+            kind, number = text.split()
+            fd = getattr(bpf, f"bpf_{kind}_get_fd_by_id")(int(number))
+            if fd >= 0: print(text)
+        """
+  }
+
+  @Test(
+    "KP-20 KP-22 KP-23 KP-32 KP-34 KP-35 HTTP by ClusterIP, NodePort and load balancer address, both families, with nobody running; unload leaves nothing"
+  )
+  func http() throws {
+    let site = try Site("lbhttp")
+    try site.serve([1])
+    try site.startServers([0, 1])
+    let loaded = try site.load()
+    #expect(loaded.contains("packets of 4 devices"), "\(loaded)")
+    let (a, outside) = (site.pods[0], site.outside)
+    // A pod is seen as itself.
+    #expect(try site.get(a, "10.96.0.10") == "b 10.244.1.2")
+    #expect(try site.get(a, "[fd00:96::10]") == "b fd00:1::2")
+    // Whoever comes from outside is masqueraded.
+    #expect(try site.get(outside, "10.9.0.1:30080") == "b 10.9.0.1")
+    #expect(try site.get(outside, "[fd00:9::1]:30080") == "b fd00:9::1")
+    #expect(try site.get(outside, "10.9.1.20") == "b 10.9.0.1")
+    #expect(try site.get(outside, "[fd00:91::20]") == "b fd00:9::1")
+    // So is a pod by those, and one that calls itself.
+    #expect(try site.get(a, "10.9.1.20") == "b 10.9.0.1")
+    #expect(try site.get(site.pods[1], "10.96.0.10") == "b 10.9.0.1")
+    let status = try site.kalsae("ebpf", "status", "--node", site.name).standardOutput
+    #expect(status.contains("tc_lb/ingress") && status.contains("attached to 4 devices"))
+    let flows = try site.kalsae("ebpf", "dump", "flows", "--node", site.name).standardOutput
+    #expect(flows.contains("10.96.0.10:80") && flows.contains("10.244.1.3:8080"), "\(flows)")
+
+    let numbers = try site.pinned()
+    #expect(numbers.contains { $0.hasPrefix("link") } && numbers.contains { $0.hasPrefix("map") })
+    #expect(try site.alive(numbers) == numbers)
+    #expect(try site.kalsae("ebpf", "unload", "--node", site.name).standardOutput == "unloaded: node \(site.name)\n")
+    try waitUntil("the kernel to give everything back") { try site.alive(numbers).isEmpty }
+    #expect(try site.pinned().isEmpty)
+    #expect(try site.get(outside, "10.9.0.1:30080") == "failed")
+  }
+
+  @Test("KP-51 while endpoints change every connection reaches an old or a new one")
+  func update() throws {
+    let site = try Site("lbupdate")
+    try site.serve([1])
+    try site.startServers([1, 2])
+    _ = try site.load()
+    #expect(try site.get(site.outside, "10.9.0.1:30080") == "b 10.9.0.1")
+    let client = try site.outside.spawn(
+      "/usr/bin/python3", "-c",
+      """
+      import socket, collections
+      seen = collections.Counter()
+      print("ready", flush=True)
+      import time
+      end = time.monotonic() + 6
+      while time.monotonic() < end:
+          try:
+              s = socket.create_connection(("10.9.0.1", 30080), 2)
+              s.sendall(b"GET / HTTP/1.0\\r\\n\\r\\n")
+              text = b""
+              while True:
+                  part = s.recv(4096)
+                  if not part: break
+                  text += part
+              s.close()
+              seen[text.split(b"\\r\\n\\r\\n")[1][:1].decode()] += 1
+          except Exception as e: seen[repr(e)] += 1
+      print("seen", sorted(seen), sum(seen.values()), flush=True)
+      """)
+    try waitUntil("the client") { client.standardOutput.contains("ready") }
+    for turn in 0..<4 {
+      try site.serve(turn % 2 == 0 ? [2] : [1])
+      _ = try site.load()
+    }
+    try waitUntil("the client to end", timeout: .seconds(20)) { client.standardOutput.contains("seen") }
+    #expect(client.standardOutput.contains("seen ['b', 'c']"), "\(client.standardOutput)")
+  }
+
+  @Test("In front of the underlay's device too, where that is asked for, and taken away with a setting")
+  func early() throws {
+    let site = try Site("lbxdp")
+    try site.serve([1])
+    try site.startServers([1])
+    func configure(_ hooks: String) throws {
+      try site.write(
+        "hooks.yaml",
+        """
+        apiVersion: kalsae.io/v1alpha1
+        kind: NodeConfiguration
+        metadata: {name: \(site.name)}
+        spec: {ebpfHooks: [\(hooks)]}
+
+        """)
+    }
+    func status() throws -> String { try site.kalsae("ebpf", "status", "--node", site.name).standardOutput }
+    func line(_ hook: String) throws -> Substring {
+      try status().split(separator: "\n").first { $0.hasPrefix(hook) } ?? ""
+    }
+    try configure("tc_lb, xdp_lb")
+    _ = try site.load()
+    let text = try status()
+    #expect(try line("xdp_lb/xdp").contains("attached to 1 devices"), "\(text)")
+    #expect(try site.get(site.outside, "10.9.0.1:30080") == "b 10.9.0.1")
+    #expect(try site.get(site.outside, "[fd00:91::20]") == "b fd00:9::1")
+    try configure("tc_lb")
+    _ = try site.load()
+    #expect(try line("xdp_lb/xdp").contains("not attached"))
+    #expect(try line("tc_lb/ingress").contains("attached to 4 devices"))
+    try configure("connect4")
+    _ = try site.load()
+    #expect(try line("tc_lb/ingress").contains("not attached"))
+    #expect(try site.get(site.outside, "10.9.0.1:30080") == "failed")
+    try configure("tc_lb")
+    _ = try site.load()
+    #expect(try site.get(site.outside, "10.9.0.1:30080") == "b 10.9.0.1")
+  }
+
+  @Test("KP-20 KP-23 While an agent runs the programs stand by; when it is killed they serve, until the next one runs")
+  func killed() throws {
+    let test = try TestCluster(
+      "lbkill", [.init("lbk", pods: [.veth, .veth]), .init("lbl", pods: [.veth])], offload: true)
+    defer { test.lab.cleanUp() }
+    func kalsae(_ arguments: String...) throws -> ProcessResult {
+      try test.lab.runUnchecked([try builtProgram("kalsae")] + arguments)
+    }
+    defer { for node in [test.a, test.b] { _ = try? kalsae("ebpf", "unload", "--node", node.name) } }
+    let group = try test.lab.controlGroup()
+    try test.cluster.configureNodes("ebpf: auto", "ebpfHooks: [tc_lb]", "serviceCIDRs: [10.96.0.0/16]")
+    func start(_ node: Cluster.Node) throws -> Child {
+      let agent = try test.lab.spawn(
+        [
+          "nsenter", "--net=\(node.namespace.path)", try builtProgram("kalsae"), "run", "--state", test.cluster.state,
+          "--node", node.name, "--socket", test.cluster.socket(of: node), "--data", test.cluster.data(of: node),
+          "--cgroup", group,
+        ], log: test.cluster.log(of: node))
+      try test.cluster.waitUntilReady(node, agent)
+      return agent
+    }
+    let (client, server) = (test.a.pods[0], test.a.pods[1])
+    try test.cluster.write(Cluster.ServicePlan("web", [IPAddress("10.96.0.10")!], [server]))
+    var agents = try [test.a, test.b].map(start)
+    try test.cluster.settle()
+    _ = try server.namespace.spawn(
+      "/usr/bin/python3", "-c",
+      """
+      import socket
+      s = socket.create_server(("\(server.ipv4)", 8080))
+      while True:
+          c, peer = s.accept()
+          c.recv(4096)
+          c.sendall(f"HTTP/1.0 200 OK\\r\\nContent-Length: {len(peer[0])}\\r\\n\\r\\n{peer[0]}".encode())
+          c.close()
+      """)
+    try waitUntil("the server") { try server.namespace.run("ss", "-Hlnt").standardOutput.contains(":8080") }
+    func get() throws -> String {
+      try client.namespace.run("curl", "-s", "-m", "3", "http://10.96.0.10/").standardOutput
+    }
+    func count(_ counter: String) throws -> Int {
+      let text = try kalsae("ebpf", "status", "--node", test.a.name).standardOutput
+      let line = text.split(separator: "\n").first { $0.split(separator: " ").dropFirst().first == counter[...] }
+      return line.flatMap { Int($0.split(separator: " ")[0]) } ?? -1
+    }
+    #expect(try get() == "\(client.ipv4)")
+    #expect(try count("forwarded") == 0)
+    agents[0].signal(SIGKILL)
+    _ = try agents[0].wait(timeout: .seconds(10))
+    for _ in 0..<3 { #expect(try get() == "\(client.ipv4)") }
+    #expect(try count("forwarded") > 0)
+    agents[0] = try start(test.a)
+    #expect(try get() == "\(client.ipv4)")
+    // With maps of its own.
+    #expect(try count("forwarded") == 0)
+    for agent in agents { agent.signal(SIGTERM) }
+    for agent in agents { #expect(try agent.wait(timeout: .seconds(10)).status == .exited(0)) }
+    #expect(try kalsae("ebpf", "unload", "--node", test.a.name).standardOutput == "nothing was loaded\n")
+  }
+}
