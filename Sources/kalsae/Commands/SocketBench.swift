@@ -11,8 +11,9 @@ struct SocketBenchCommand: ParsableCommand {
       One thread connects within a network namespace of its own: to an endpoint, and to a service in front of it and two \
       others, which sock_lb translates at the socket, or nftables on the packets with the rules that kube-proxy makes. By \
       turns, window by window. MORE is what the service costs above the endpoint. The second table is what the program \
-      that carries flows needs for a packet: of a known flow, of none, and of one that has to be decided anew; the medians \
-      of single runs. Needs root; nothing is left behind.
+      that carries flows needs for a packet: of a known flow, of none, and of one that has to be decided anew; the third \
+      what those that serve packets need, beside programs that only read headers; the medians of single runs. The last is \
+      how long services with three endpoints each take to load. Needs root; nothing is left behind.
       """)
 
   @Option(help: ArgumentHelp("Numbers of services, separated by commas.", valueName: "n"))
@@ -24,6 +25,9 @@ struct SocketBenchCommand: ParsableCommand {
   @Option(help: ArgumentHelp("Connections in a window.", valueName: "n"))
   var connections = 1000
 
+  @Option(help: ArgumentHelp("Services whose loading is measured.", valueName: "n"))
+  var load = 100_000
+
   @Flag(help: "Leave out kube-proxy's rules: thirty thousand take some time to load.")
   var noNftables = false
 
@@ -33,12 +37,15 @@ struct SocketBenchCommand: ParsableCommand {
   func validate() throws {
     try requireNumber("--windows", windows, in: 1...1000)
     try requireNumber("--connections", connections, in: 10...100_000)
+    try requireNumber("--load", load, in: 1...200_000)
   }
 
   /// What is measured: both, as JSON.
   private struct Report: Encodable {
     var sockets: [SocketResult]
     var overlay: [OverlayResult]
+    var packets: [PacketServiceResult]
+    var loads: [ServiceLoadResult]
   }
 
   func run() throws {
@@ -52,9 +59,15 @@ struct SocketBenchCommand: ParsableCommand {
     var progress = ProgressLine()
     let results: [SocketResult]
     let overlay: [OverlayResult]
+    let packets: [PacketServiceResult]
+    let loads: [ServiceLoadResult]
     do {
       progress.show { _ in "packets of flows…" }
       overlay = try OverlayBench.run()
+      progress.show { _ in "packets to services…" }
+      packets = try PacketServiceBench.run(services: numbers)
+      progress.show { _ in "loading \(load) services…" }
+      loads = try [PacketServiceBench.load(services: load)]
       results = try SocketBench.run(
         services: numbers, windows: windows, count: connections, withNFTables: !noNftables
       ) { text in progress.show { _ in text } }
@@ -63,7 +76,10 @@ struct SocketBenchCommand: ParsableCommand {
       throw Failure(.difference, "bench: \(error)")
     }
     progress.clear()
-    if output == .json { return try Standard.output(try EBPFCommand.json(Report(sockets: results, overlay: overlay))) }
+    if output == .json {
+      return try Standard.output(
+        try EBPFCommand.json(Report(sockets: results, overlay: overlay, packets: packets, loads: loads)))
+    }
     var table = TextTable([
       ">SERVICES", "TO", ">TCP NS MIN", ">MEDIAN", ">MORE", ">UDP NS MIN", ">MEDIAN", ">MORE", ">ROUND TRIP NS",
       ">LOAD MS",
@@ -79,8 +95,23 @@ struct SocketBenchCommand: ParsableCommand {
         isBase ? "" : "\(result.load)",
       ])
     }
-    var packets = TextTable(["PACKETS", ">CARRIED NS", ">OF NO FLOW", ">STALE"])
-    for result in overlay { packets.add([result.name, "\(result.hit)", "\(result.miss)", "\(result.stale)"]) }
-    try Standard.output(table.text + "\n" + packets.text)
+    var flows = TextTable(["PACKETS", ">CARRIED NS", ">OF NO FLOW", ">STALE"])
+    for result in overlay { flows.add([result.name, "\(result.hit)", "\(result.miss)", "\(result.stale)"]) }
+    try Standard.output(table.text + "\n" + flows.text + "\n" + text(packets, loads))
+  }
+
+  private func text(_ packets: [PacketServiceResult], _ loads: [ServiceLoadResult]) -> String {
+    func number(_ value: UInt32?) -> String { value.map { "\($0)" } ?? "-" }
+    var table = TextTable(["PROGRAM", "FAMILY", ">SERVICES", ">HIT NS", ">BACK", ">FIRST PACKET", ">NO SERVICE"])
+    for result in packets {
+      table.add([
+        result.program, result.family, result.services == 0 ? "-" : "\(result.services)", number(result.hit),
+        number(result.back), number(result.new), "\(result.miss)",
+      ])
+    }
+    let lines = loads.map {
+      "\($0.services) services with \($0.endpoints) endpoints: loaded in \($0.milliseconds) ms\n"
+    }
+    return table.text + "\n" + lines.joined()
   }
 }
