@@ -88,37 +88,3 @@ enum Plugin {
     return true
   }
 }
-
-/// Where the agent answers and keeps its state.
-struct AgentPlace {
-  static let socketFolder = "/run/kalsae"
-  static let dataFolder = "/var/lib/kalsae"
-  private static let suffix = ".cni"
-
-  var socket: String?
-  var dataDirectory: String?
-  /// How many sockets there are to choose from.
-  var found = 0
-
-  init(_ configuration: NetworkConfiguration) {
-    socket = configuration.agentSocket
-    dataDirectory = configuration.dataDirectory
-    if socket == nil {
-      let names = AgentPlace.names(AgentPlace.socketFolder).filter { $0.hasSuffix(AgentPlace.suffix) }
-      found = names.count
-      if names.count == 1 { socket = "\(AgentPlace.socketFolder)/\(names[0])" }
-    }
-    guard dataDirectory == nil else { return }
-    // Without an agent there may be no socket; the state of the only one there ever was is still there.
-    if let name = socket?.split(separator: "/").last, name.hasSuffix(AgentPlace.suffix) {
-      dataDirectory = "\(AgentPlace.dataFolder)/\(name.dropLast(AgentPlace.suffix.count))"
-    } else {
-      let names = AgentPlace.names(AgentPlace.dataFolder)
-      if names.count == 1 { dataDirectory = "\(AgentPlace.dataFolder)/\(names[0])" }
-    }
-  }
-
-  private static func names(_ folder: String) -> [String] {
-    (Folders.names(in: folder) ?? []).filter { !$0.hasPrefix(".") }
-  }
-}
