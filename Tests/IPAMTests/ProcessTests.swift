@@ -63,7 +63,13 @@ struct ProcessTests {
     try write(
       "pool", "apiVersion: projectcalico.org/v3\nkind: IPPool\nmetadata: {name: pods}\nspec: {cidr: 10.0.0.0/24}\n")
     let source = ["--store", store, "--state", state]
-    #expect(try ipam(["show"] + source).status == 66)
+    let none = try ipam(["show"] + source)
+    #expect(none.status == 66 && none.errors.contains("the agent makes it with the first container"))
+    // The settings come before the first address.
+    let early = ["--store", "\(folder.path)/early/ipam.db", "--state", state]
+    #expect(try ipam(["configure", "--max-blocks-per-host", "3"] + early).status == 0)
+    #expect(try ipam(["show", "--show-configuration"] + early).output.contains("| MaxBlocksPerHost   |     3 |"))
+    #expect(try ipam(["configure", "--max-blocks-per-host", "-1"] + early).status == 64)
 
     let bench = Bench(try SQLiteStore(path: store), [pool("10.0.0.0/24")])
     let kept = try bench.add("kept")[0]

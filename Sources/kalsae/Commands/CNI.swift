@@ -16,7 +16,7 @@ extension Kalsae {
         EXAMPLES
           kalsae run --state /etc/kalsae --node node-a &
           kalsae cni install --node node-a
-          ctr run --rm --cni --rootfs /srv/busybox web ip address
+          ctr run --rm --cni --rootfs /srv/busybox web /bin/ip address
         """,
       subcommands: [Install.self, Uninstall.self])
   }

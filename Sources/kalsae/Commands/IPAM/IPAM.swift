@@ -1,7 +1,9 @@
 import Addresses
 import Agent
 import ArgumentParser
+import CNI
 import FoundationEssentials
+import Glibc
 import IPAM
 import Model
 import Replay
@@ -45,10 +47,16 @@ struct IPAMOptions: ParsableArguments {
     completion: .directory)
   var state: String?
 
-  /// The store as it is; a store that is not there is not made.
-  func manager(_ catalog: PoolCatalog) throws -> BlockManager {
-    guard FileManager.default.fileExists(atPath: store) else {
-      throw Failure(.missing, "\(store): there is no store of addresses; name it with --store, or start the agent")
+  /// The store as it is. `makes`: whether a store that is not there is made.
+  func manager(_ catalog: PoolCatalog, makes: Bool = false) throws -> BlockManager {
+    guard makes || FileManager.default.fileExists(atPath: store) else {
+      throw Failure(
+        .missing,
+        "\(store): there is no store of addresses yet; the agent makes it with the first container that gets one, and "
+          + "another is named with --store")
+    }
+    if makes, let end = store.lastIndex(of: "/"), let refused = Folders.make(String(store[..<end]), mode: 0o700) {
+      throw Failure(.io, unsafe "cannot make the folder \(refused): \(String(cString: strerror(errno)))")
     }
     return try reportingIPAM { () throws(IPAMError) in
       BlockManager(store: try SQLiteStore(path: store), catalog: { catalog })

@@ -110,7 +110,8 @@ struct IPAMConfigureCommand: ParsableCommand {
   }
 
   func run() throws {
-    let manager = try source.manager(PoolCatalog(pools: []))
+    // What all nodes share is best settled before the first address is given.
+    let manager = try source.manager(PoolCatalog(pools: []), makes: true)
     try reportingIPAM { () throws(IPAMError) in
       try manager.configure { configuration in
         if let strictAffinity { configuration.strictAffinity = strictAffinity }
