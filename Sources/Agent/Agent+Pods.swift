@@ -99,7 +99,7 @@ extension Agent {
   }
 
   /// As many as pods may come at once before one has to wait for its socket.
-  static let sparesKept = 4
+  static let sparesKept = 8
   /// The most threads that wait for sockets at once.
   private static let preparers = 64
 

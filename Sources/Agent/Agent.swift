@@ -374,5 +374,6 @@ public final class Agent {
     closeHost()
     for (name, value) in restore.reversed() { Sysctl.write(value, to: name) }
     server?.close()
+    AFPacketPort.waitForClosing()
   }
 }

@@ -14,6 +14,7 @@
 #include <poll.h>
 #include <pthread.h>
 #include <sched.h>
+#include <stdatomic.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -114,19 +115,26 @@ struct ring {
   size_t size;
 };
 
+static atomic_int rings_closing;
+
+int kalsae_rings_closing(void) { return atomic_load(&rings_closing); }
+
 static void ring_close(void *argument) {
   // The last of the two lets the socket go, and waits until no processor can be using it.
   struct ring *ring = argument;
   munmap(ring->memory, ring->size);
   close(ring->descriptor);
   free(ring);
+  atomic_fetch_sub(&rings_closing, 1);
 }
 
 void kalsae_ring_close(int fd, void *memory, unsigned long size) {
   struct ring *ring = malloc(sizeof *ring);
   if (ring) {
     *ring = (struct ring){fd, memory, size};
+    atomic_fetch_add(&rings_closing, 1);
     if (!kalsae_thread_start("kalsae-close", ring_close, ring)) return;
+    atomic_fetch_sub(&rings_closing, 1);
     free(ring);
   }
   munmap(memory, size);

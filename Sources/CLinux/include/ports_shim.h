@@ -106,6 +106,8 @@ int kalsae_packet_bind(int descriptor, const struct kalsae_packet_options *optio
 /// Gives a packet socket and the memory of its ring back, on a thread of its own: the kernel waits some 30 ms until nobody
 /// can be using them, and several that go at once wait together.
 void kalsae_ring_close(int descriptor, void *memory, unsigned long size);
+/// How many rings are being given back.
+int kalsae_rings_closing(void);
 /// Maps the receive ring of a packet socket that another process set up. 0 or a negated errno.
 int kalsae_packet_map(int descriptor, unsigned long size, void **ring);
 /// Takes a packet socket's filter away: everything comes in.

@@ -244,6 +244,13 @@ public final class AFPacketPort: Port {
     return (result, UInt(bitPattern: memory))
   }
 
+  /// Returns when the sockets of all ports that are no more are gone, some 30 ms later. A process that ends before they have
+  /// begun to go would let go of one after the other, and its successor waits for that.
+  public static func waitForClosing() {
+    // Nobody waits for ever: at the end the kernel closes what is left.
+    for _ in 0..<4000 where kalsae_rings_closing() > 0 { usleep(500) }
+  }
+
   static func discard(_ socket: Int32, _ memory: UInt, blocks: Int) {
     unsafe kalsae_ring_close(
       socket, UnsafeMutableRawPointer(bitPattern: memory), UInt(blocks * PacketRing.blockSize))

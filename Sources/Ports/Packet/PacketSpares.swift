@@ -95,18 +95,14 @@ public final class PacketSpares: Sendable {
     if !isKept { AFPacketPort.discard(made.socket, made.memory, blocks: blocks) }
   }
 
-  /// Gives all back and prepares no more; returns when they are gone, some 30 ms for each later. To be called while
-  /// packets still move: a process that ends with sockets takes as long to end, and its successor waits for that.
+  /// Gives all back and prepares no more; they are gone some 30 ms later (`AFPacketPort.waitForClosing`).
   public func close() {
     let spares = state.withLock { state in
       state.isClosed = true
       defer { state.spares = [] }
       return state.spares
     }
-    for spare in spares {
-      unsafe munmap(UnsafeMutableRawPointer(bitPattern: spare.memory), blocks * PacketRing.blockSize)
-      Glibc.close(spare.socket)
-    }
+    for spare in spares { AFPacketPort.discard(spare.socket, spare.memory, blocks: blocks) }
   }
 
   /// A socket with a ring of this shape, which may be on its way; nil where none is.
