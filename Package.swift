@@ -104,7 +104,7 @@ let package = Package(
     .testTarget(
       name: "EBPFTests", dependencies: ["EBPF", "CEBPF", "Dataplane", "Addresses", "Lab"], swiftSettings: strict),
     .testTarget(
-      name: "NodeTests", dependencies: ["CEBPF", "CLinux", "Dataplane", "Addresses", "Node", "Ports", "Lab"],
+      name: "NodeTests", dependencies: ["CEBPF", "EBPF", "CLinux", "Dataplane", "Addresses", "Node", "Ports", "Lab"],
       swiftSettings: strict),
     .testTarget(
       name: "AgentTests",

@@ -77,7 +77,7 @@ private func udp(_ port: UInt16) -> [UInt8] {
 
 @Suite("Packet classifier (NODE-3)")
 struct ClassifierTests {
-  private let classifier = PacketClassifier(
+  let classifier = PacketClassifier(
     localAddresses: [IPAddress("192.0.2.1")!, IPAddress("2001:db8::1")!], udpPorts: [4789, 6081],
     protocols: [4, 41, 47],
     destinations: [IPPrefix("10.244.0.0/16")!, IPPrefix("10.96.0.10/32")!, IPPrefix("fd00:10:244::/48")!])
@@ -164,7 +164,7 @@ struct ClassifierTests {
     }
   }
 
-  private static let doors = PacketClassifier(
+  static let doors = PacketClassifier(
     localAddresses: [IPAddress("192.0.2.1")!, IPAddress("2001:db8::1")!], udpPorts: [4789], protocols: [4],
     doors: [
       .init(
