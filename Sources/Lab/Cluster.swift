@@ -100,6 +100,7 @@ public final class Cluster: Sendable {
   private let program: String
   private let underlayMTU: Int
   private let routedMTU: Int?
+  private let wantsKernel: Bool
 
   /// Makes namespaces, links and manifests; no agent runs yet.
   ///
@@ -107,15 +108,17 @@ public final class Cluster: Sendable {
   /// - Parameter routedMTU: not nil: the nodes are in networks of their own with a router between them, and the second
   ///   node's network has this MTU.
   /// - Parameter outside: whether there is a machine on the nodes' wire that is no node.
+  /// - Parameter ebpf: whether agents must have the kernel's help, with all hooks that this machine can have.
   public init(
     lab: Lab, program: String, plans: [NodePlan], underlayMTU: Int = 1500, routedMTU: Int? = nil,
-    outside wantsOutside: Bool = false
+    outside wantsOutside: Bool = false, ebpf wantsKernel: Bool = false
   ) throws {
     guard plans.count == 2 else { throw LabError.invalid("a cluster has two nodes here, not \(plans.count)") }
     self.lab = lab
     self.program = program
     self.underlayMTU = underlayMTU
     self.routedMTU = routedMTU
+    self.wantsKernel = wantsKernel
     folder = try lab.directory()
     state = "\(folder)/state"
     guard unsafe mkdir(state, 0o755) == 0 else { throw failure("make the folder \(state)") }
@@ -239,6 +242,12 @@ public final class Cluster: Sendable {
 
   /// Writes the NodeConfiguration of all nodes; see `configureNodes(_:)`.
   public func configureNodes(_ lines: [String]) throws {
+    var lines = lines
+    if wantsKernel {
+      lines.append("ebpf: required")
+      // Without control groups no hook is for sockets.
+      if Lab.controlGroupRoot == nil { lines.append("ebpfHooks: [overlay]") }
+    }
     let spec = lines.map { "  \($0)\n" }.joined()
     try write(
       "configuration.yaml",
@@ -299,10 +308,12 @@ public final class Cluster: Sendable {
 
   /// Starts the agent of a node; `waitUntilReady` waits for it.
   public func startAgent(of node: Node) throws -> Child {
-    try node.namespace.spawn(
-      [
-        program, "run", "--state", state, "--node", node.name, "--socket", socket(of: node), "--data", data(of: node),
-      ], log: log(of: node))
+    let command = [
+      program, "run", "--state", state, "--node", node.name, "--socket", socket(of: node), "--data", data(of: node),
+    ]
+    if !wantsKernel { return try node.namespace.spawn(command, log: log(of: node)) }
+    // Programs in a namespace of their own have a /sys of their own as well, without control groups and what is pinned.
+    return try lab.spawn(["nsenter", "--net=\(node.namespace.path)"] + command, log: log(of: node))
   }
 
   /// What outlives a node's agent.

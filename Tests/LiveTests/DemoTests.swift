@@ -38,6 +38,24 @@ struct DemoTests {
     #expect(try namespaces(ofProcess: child.pid, in: lab).isEmpty)
   }
 
+  @Test("with --ebpf the kernels carry the flows, the table says how many packets, and nothing is left")
+  func kernel() throws {
+    let lab = try Lab(name: "demok")
+    defer { lab.cleanUp() }
+    let child = try lab.spawn([
+      try builtProgram("kalsae"), "demo", "--ebpf", "--modes", "vxlan", "--size", "20", "--no-containers",
+      "--captures", "\(try lab.directory())/captures",
+    ])
+    let result = try child.wait(timeout: .seconds(100))
+    #expect(result.status == .exited(0), "\(result.standardOutput)\(result.standardError)")
+    #expect(result.standardOutput.contains("IN KERNEL") && result.standardOutput.contains("The kernel carried"))
+    for node in ["node-a", "node-b"] {
+      #expect(
+        try lab.run([try builtProgram("kalsae"), "ebpf", "unload", "--node", node]).standardOutput
+          == "nothing was loaded\n")
+    }
+  }
+
   @Test("interrupted half way it exits with 130 and leaves nothing", arguments: [SIGINT, SIGTERM])
   func interrupted(signal: Int32) throws {
     let lab = try Lab(name: "stop")

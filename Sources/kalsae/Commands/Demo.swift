@@ -21,6 +21,7 @@ extension Kalsae {
         EXAMPLES
           kalsae demo
           kalsae demo --modes vxlan,gre --size 50
+          kalsae demo --ebpf
           kalsae demo --keep
 
         EXIT STATUS
@@ -49,6 +50,11 @@ extension Kalsae {
     @Flag(inversion: .prefixedNo, help: "Whether to start containers as well, by containerd where it is installed.")
     var containers = true
 
+    @Flag(
+      name: .long, help: "Have the kernels carry established flows and translate at sockets, with all hooks of ebpf on."
+    )
+    var ebpf = false
+
     private var chosen: [DemoMode] {
       modes.split(separator: ",").compactMap { DemoMode(rawValue: String($0).trimmed) }
     }
@@ -70,20 +76,20 @@ extension Kalsae {
       do {
         let lab = try Lab(name: "demo")
         defer { lab.cleanUp() }
-        let demo = try DemoRun(lab: lab, size: size, captures: captures, report: report)
+        let demo = try DemoRun(lab: lab, size: size, captures: captures, ebpf: ebpf, report: report)
         try demo.run(chosen)
         var clusters = [demo.cluster]
         let second = services ? try Lab(name: "services") : nil
         defer { second?.cleanUp() }
         if let second {
-          let shown = try DemoServices(lab: second, program: demo.program, report: report)
+          let shown = try DemoServices(lab: second, program: demo.program, ebpf: ebpf, report: report)
           clusters.append(shown.cluster)
           do { try shown.run() } catch { report.fail("services", "\(error)") }
         }
         let third = containers ? try Lab(name: "containers") : nil
         defer { third?.cleanUp() }
         if let third {
-          let shown = try DemoContainers(lab: third, program: demo.program, report: report)
+          let shown = try DemoContainers(lab: third, program: demo.program, ebpf: ebpf, report: report)
           clusters.append(shown.cluster)
           do { try shown.run() } catch { report.fail("containers", "\(error)") }
         }

@@ -12,12 +12,12 @@ final class DemoContainers {
   private static let title = "containers"
   private static let clusterIP = IPAddress("10.96.0.80")!
 
-  init(lab: Lab, program: String, report: DemoReport) throws {
+  init(lab: Lab, program: String, ebpf: Bool, report: DemoReport) throws {
     self.lab = lab
     self.program = program
     self.report = report
     cluster = try Cluster(
-      lab: lab, program: program, plans: [.init("a", pods: []), .init("b", pods: [])], outside: true)
+      lab: lab, program: program, plans: [.init("a", pods: []), .init("b", pods: [])], outside: true, ebpf: ebpf)
   }
 
   private var a: Cluster.Node { cluster.nodes[0] }

@@ -17,25 +17,31 @@ struct DemoResult {
   var pathMTU: Int?
   var captured = 0
   var drops = DropSummary()
+  /// Packets that the kernels carried; nil: nobody asked them to.
+  var carried: UInt64?
 
   init(mode: DemoMode) { self.mode = mode }
 
   static func table(_ results: [DemoResult]) -> String {
-    var table = TextTable([
+    let hasKernel = results.contains { $0.carried != nil }
+    var header = [
       "MODE", ">PING", ">LATENCY", "65507", "GATEWAY", ">TCP VETH", ">TCP TAP", "SHA-256", ">POD MTU", ">TOLD",
-      ">RESENT", ">RING FULL", "DROPPED",
-    ])
+      ">RESENT", ">RING FULL",
+    ]
+    if hasKernel { header.append(">IN KERNEL") }
+    var table = TextTable(header + ["DROPPED"])
     for result in results {
-      table.add([
+      let resent = (result.veth?.sent.retransmittedSegments ?? 0) + (result.tap?.sent.retransmittedSegments ?? 0)
+      var row = [
         result.mode.title, "\(result.answers)/\(result.pings)",
         result.latency.map { "\(fixed($0, 3)) ms" } ?? "-",
         result.isLargePingComplete ? "ok" : "FAILED",
         result.gateway == 2 ? "answers" : "SILENT", rate(result.veth), rate(result.tap),
         result.veth != nil && result.tap != nil ? "same" : "DIFFERENT", "\(result.mtu)",
-        result.pathMTU.map { "\($0)" } ?? "-",
-        "\((result.veth?.sent.retransmittedSegments ?? 0) + (result.tap?.sent.retransmittedSegments ?? 0))",
-        "\(result.drops.ringFull)", result.drops.text,
-      ])
+        result.pathMTU.map { "\($0)" } ?? "-", "\(resent)", "\(result.drops.ringFull)",
+      ]
+      if hasKernel { row.append(result.carried.map { "\($0)" } ?? "-") }
+      table.add(row + [result.drops.text])
     }
     return table.text
   }

@@ -12,10 +12,12 @@ final class DemoRun {
   private let captures: String
   private var agents: [Child] = []
   private let report: DemoReport
+  private let wantsKernel: Bool
 
-  init(lab: Lab, size: Int, captures: String, report: DemoReport) throws {
+  init(lab: Lab, size: Int, captures: String, ebpf: Bool, report: DemoReport) throws {
     self.lab = lab
     self.report = report
+    wantsKernel = ebpf
     self.size = size
     self.captures = captures
     if unsafe mkdir(captures, 0o755) != 0, errno != EEXIST {
@@ -24,7 +26,8 @@ final class DemoRun {
     }
     guard let program = ownPath() else { throw Failure(.software, "demo: cannot find the path of this program") }
     self.program = program
-    cluster = try Cluster(lab: lab, program: program, plans: [.init("a"), .init("b")])
+    cluster = try Cluster(lab: lab, program: program, plans: [.init("a"), .init("b")], ebpf: ebpf)
+    if ebpf { try cluster.configureNodes() }
   }
 
   /// Runs the modes.
@@ -67,6 +70,7 @@ final class DemoRun {
     let mtu = family == .ipv6 || mode.mode != .direct ? cluster.podMTU(mode.mode) : cluster.podMTU(.direct)
     result.mtu = mtu
     let before = try drops()
+    let carriedBefore = try carriedPackets()
 
     report.step("ping")
     let capture = try cluster.nodes[0].namespace.capture(on: "eth0", to: path(mode), snapLength: 192, limit: 5000)
@@ -104,6 +108,12 @@ final class DemoRun {
     result.captured = seen
     report.check(seen > 0, mode.title, "\(path(mode)) holds no packet that matches `\(mode.filter)`")
     result.drops = try drops().subtracting(before)
+    if wantsKernel {
+      let carried = try carriedPackets().values.reduce(0, +) - carriedBefore.values.reduce(0, +)
+      result.carried = carried
+      // IPv6 is carried in user space.
+      report.check(carried > 0 || family == .ipv6, mode.title, "the kernel carried no packet")
+    }
     report.check(
       result.drops.unexplained == 0, mode.title, "\(result.drops.unexplained) packets were lost without a reason")
     return result
@@ -163,14 +173,21 @@ final class DemoRun {
 
   /// Who carried the packets, in words.
   private func carried() throws -> String {
-    let parts = try cluster.nodes.compactMap { node in
-      try AgentClient(socketPath: cluster.socket(of: node)).ask(AgentRequest(.status)).reply.status?.carriedPackets
-        .map { "\($0) on \(node.name)" }
-    }
+    let parts = try carriedPackets().sorted { $0.key < $1.key }.map { "\($0.value) on \($0.key)" }
     return parts.isEmpty
       ? "User space carried all packets."
       : "The kernel carried established IPv4 flows of pods on veth (\(parts.joined(separator: ", ")) packets); user space "
         + "decided them and carried all others."
+  }
+
+  /// What each node's kernel has carried, where it carries flows.
+  private func carriedPackets() throws -> [String: UInt64] {
+    var packets: [String: UInt64] = [:]
+    for node in cluster.nodes {
+      let status = try AgentClient(socketPath: cluster.socket(of: node)).ask(AgentRequest(.status)).reply.status
+      packets[node.name] = status?.carriedPackets
+    }
+    return packets
   }
 
   private func drops() throws -> DropSummary {

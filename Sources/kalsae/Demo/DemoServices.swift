@@ -19,11 +19,11 @@ final class DemoServices {
   private static let localPort: UInt16 = 30081
   private static let requests = 24
 
-  init(lab: Lab, program: String, report: DemoReport) throws {
+  init(lab: Lab, program: String, ebpf: Bool, report: DemoReport) throws {
     self.lab = lab
     self.program = program
     self.report = report
-    cluster = try Cluster(lab: lab, program: program, plans: [.init("a"), .init("b")], outside: true)
+    cluster = try Cluster(lab: lab, program: program, plans: [.init("a"), .init("b")], outside: true, ebpf: ebpf)
   }
 
   private var a: Cluster.Node { cluster.nodes[0] }
