@@ -176,6 +176,79 @@ struct KernelOffloadLiveTests {
     try streams.expectCarried("to a service")
   }
 
+  @Test("KP-51 an endpoint goes while the kernel carries its flows: TCP goes on, datagrams reach those that are left")
+  func endpoint() throws {
+    let streams = try Streams("carryend", .vxlan)
+    let test = streams.test
+    let other = test.a.pods[1]
+    var web = Cluster.ServicePlan("web", [IPAddress("10.96.0.10")!], [streams.to])
+    var dns = Cluster.ServicePlan("dns", [IPAddress("10.96.0.11")!], [streams.to])
+    dns.transport = "UDP"
+    for plan in [web, dns] { try test.cluster.write(plan) }
+    try test.cluster.settle()
+    try streams.stream(to: web.clusterIPs[0], port: 80)
+    let (before, after) = (try Datagrams(test, streams.to), try Datagrams(test, other))
+    _ = try streams.from.namespace.spawn(
+      "/usr/bin/python3", "-c",
+      """
+      import socket, time
+      s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+      s.bind(("", 5000))
+      while True:
+          try: s.sendto(b"x", ("10.96.0.11", 80))
+          except OSError: pass
+          time.sleep(0.002)
+      """)
+    try streams.expectCarried("at first")
+    try before.expectMore()
+    web.endpoints = [other]
+    dns.endpoints = [other]
+    for plan in [web, dns] { try test.cluster.write(plan) }
+    try test.cluster.settle()
+    let count = try before.count()
+    try after.expectMore()
+    #expect(try before.count() == count, "datagrams to an endpoint that went")
+    try streams.expectCarried("TCP to an endpoint that went")
+  }
+
+  /// Somebody who counts and answers the datagrams to a pod's port 8080.
+  private struct Datagrams {
+    let file: String
+
+    init(_ test: TestCluster, _ pod: Cluster.Pod) throws {
+      file = try test.path("\(pod.name).count")
+      _ = try pod.namespace.spawn(
+        "/usr/bin/python3", "-c",
+        """
+        import os, socket
+        s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        s.bind(("", 8080))
+        f = os.open("\(file)", os.O_RDWR | os.O_CREAT)
+        n = 0
+        while True:
+            os.pwrite(f, b"%12d" % n, 0)
+            d, a = s.recvfrom(2048)
+            s.sendto(d, a)
+            n += 1
+        """)
+      let file = file
+      try waitUntil("the server of datagrams") { unsafe access(file, R_OK) == 0 }
+    }
+
+    func count() throws -> Int {
+      var text = [UInt8](repeating: 0, count: 12)
+      let descriptor = unsafe open(file, O_RDONLY)
+      defer { close(descriptor) }
+      let length = unsafe read(descriptor, &text, text.count)
+      return Int(String(decoding: text[..<max(0, length)], as: UTF8.self).filter(\.isNumber)) ?? 0
+    }
+
+    func expectMore() throws {
+      let before = try count()
+      try waitUntil("more datagrams") { try count() > before + 50 }
+    }
+  }
+
   @Test("An agent that is killed leaves its flows going; the next takes over; SIGTERM and unload leave nothing")
   func killed() throws {
     let streams = try Streams("carrykill", .vxlan)
