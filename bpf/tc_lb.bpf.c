@@ -28,6 +28,15 @@ static __always_inline bool mend(
 
 #include "packet_lb.h"
 
+/// Sends a packet whole: puts IPIP before it.
+static __always_inline bool wrap(struct __sk_buff *skb, struct work *w) {
+  struct iphdr outer;
+  return prepare_direct(skb, w, &outer) &&
+         !bpf_skb_adjust_room(
+             skb, sizeof outer, BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_ENCAP_L3_IPV4) &&
+         !store(skb, ETH_HLEN, &outer, sizeof outer);
+}
+
 SEC("tc") int tc_lb(struct __sk_buff *skb) {
   struct work *w = 0;
   if (skb->vlan_present) return TC_ACT_UNSPEC;
@@ -42,7 +51,7 @@ SEC("tc") int tc_lb(struct __sk_buff *skb) {
     count(KALSAE_LB_FAILED);
     return TC_ACT_SHOT;
   }
-  if (w->is_error ? !rewrite_error(skb, w) : !rewrite(skb, w)) {
+  if (w->is_direct ? !wrap(skb, w) : w->is_error ? !rewrite_error(skb, w) : !rewrite(skb, w)) {
     // Half of it is written: nobody must get this.
     count(KALSAE_LB_FAILED);
     return TC_ACT_SHOT;

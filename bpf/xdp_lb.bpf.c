@@ -31,6 +31,14 @@ static __always_inline bool mend(
   return !store(xdp, offset, &check, 2);
 }
 
+/// Sends a packet whole: puts IPIP before it, and leaves Ethernet's addresses to be written.
+static __always_inline bool wrap(struct xdp_md *xdp, struct work *w) {
+  struct iphdr outer;
+  __u16 type = bpf_htons(ETH_P_IP);
+  return prepare_direct(xdp, w, &outer) && !bpf_xdp_adjust_head(xdp, -(int)sizeof outer) &&
+         !store(xdp, 12, &type, 2) && !store(xdp, ETH_HLEN, &outer, sizeof outer);
+}
+
 SEC("xdp") int xdp_lb(struct xdp_md *xdp) {
   struct work *w = 0;
   __u32 interface = xdp->ingress_ifindex;
@@ -47,7 +55,7 @@ SEC("xdp") int xdp_lb(struct xdp_md *xdp) {
     __builtin_memcpy(w->place.source, way.smac, 6);
   }
   note_fragment(w);
-  if ((w->is_error ? !rewrite_error(xdp, w) : !rewrite(xdp, w)) || store(xdp, 0, w->place.destination, 12)) {
+  if ((w->is_direct ? !wrap(xdp, w) : w->is_error ? !rewrite_error(xdp, w) : !rewrite(xdp, w)) || store(xdp, 0, w->place.destination, 12)) {
     count(KALSAE_LB_FAILED);
     return XDP_DROP;
   }

@@ -129,11 +129,15 @@ public final class PacketBalancer {
   // MARK: What the programs know
 
   /// Says what there is around: settings, addresses, and the devices that packets are looked at on. `underlay` is the
-  /// port of the data path that the device without a pod stands for.
+  /// port of the data path that the device without a pod stands for. `isDirect`: what comes from outside goes to endpoints
+  /// whole, in IPIP (RFC 2003).
   public func set(
-    _ settings: Settings, _ surroundings: Surroundings, _ list: [BalancedPort], underlay: PortIndex?
+    _ settings: Settings, _ surroundings: Surroundings, _ list: [BalancedPort], underlay: PortIndex?,
+    isDirect: Bool = false
   ) throws(EBPFError) {
-    try config.write([0], [kalsae_lb_config(settings)])
+    var record = kalsae_lb_config(settings)
+    if isDirect { record.flags |= UInt32(KALSAE_LB_DIRECT) }
+    try config.write([0], [record])
     var byPort: [PortIndex?: BalancedPort] = [:]
     for port in list { byPort[port.pod] = port }
     var wantedPlaces: [IPPrefix: PlaceContent] = [:]
@@ -225,16 +229,22 @@ public final class PacketBalancer {
   /// packets are left to the data plane.
   public final class Lease {
     private let socket: Descriptor
-    fileprivate init(_ map: Descriptor) throws(EBPFError) {
+    /// The balancer that it was taken from; nil: another process's.
+    fileprivate let owner: ObjectIdentifier?
+    fileprivate init(_ map: Descriptor, owner: ObjectIdentifier?) throws(EBPFError) {
+      self.owner = owner
       socket = Descriptor(try check(kalsae_bpf_hold(map.number), "cannot say that the data plane runs"))
     }
   }
 
-  public func lease() throws(EBPFError) -> Lease { try Lease(leaseMap) }
+  public func lease() throws(EBPFError) -> Lease { try Lease(leaseMap, owner: ObjectIdentifier(self)) }
+
+  /// Whether a lease is of these programs, and not of earlier ones.
+  public func isLeased(by lease: Lease?) -> Bool { lease?.owner == ObjectIdentifier(self) }
 
   /// The lease of what another process has loaded for a node; nil: there is nothing to be leased.
   public static func lease(node: String) -> Lease? {
-    PinFolder.get("\(PinFolder(node: node).maps)/lb_lease").flatMap { try? Lease($0) }
+    PinFolder.get("\(PinFolder(node: node).maps)/lb_lease").flatMap { try? Lease($0, owner: nil) }
   }
 
   /// The number of directions of connections.

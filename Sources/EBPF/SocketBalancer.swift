@@ -269,6 +269,9 @@ public final class SocketBalancer {
     namespaces = wanted
   }
 
+  /// Whether what was loaded is still there: somebody may unload it.
+  public var isThere: Bool { PinFolder.isThere(folder.links) }
+
   public var serviceCount: Int { mirror.serviceCount }
   public var frontendCount: Int { mirror.frontendCount }
   public var endpointCount: Int { mirror.endpointCount }

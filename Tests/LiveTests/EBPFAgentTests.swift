@@ -144,7 +144,9 @@ struct EBPFAgentTests {
       test.cluster.state, "--node", test.a.name, "--cgroup", group,
     ]).standardOutput
     // The node's network namespace and that of the TAP pod; the other pod's manifest names none.
-    #expect(loaded == "loaded: 1 service ports, 4 frontends, 1 endpoints; 2 network namespaces; 10 of 10 hooks; packets of 2 devices\n")
+    #expect(
+      loaded == "loaded: 1 service ports, 4 frontends, 1 endpoints; 2 network namespaces; 10 of 10 hooks; "
+        + "packets of 2 devices\n")
     #expect(try kalsae(test, "ebpf", "status", "-o", "json").standardOutput.contains("\"node\" : \"node-x\""))
     #expect(
       try kalsae(test, "ebpf", "unload", "--node", test.a.name).standardOutput == "unloaded: node node-x\n")

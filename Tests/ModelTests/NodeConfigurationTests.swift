@@ -24,6 +24,7 @@ import Testing
       #expect(settings.dscpMode == .uniform && settings.ttlMode == .pipe && settings.ttl == 64)
       #expect(settings.mtu == nil && settings.sourceCheck && settings.workers == 1 && !settings.busyPoll)
       #expect(settings.ebpf == .off && settings.ebpfHooks == Set(EBPFHook.allCases).subtracting([.xdpLB]))
+      #expect(settings.loadBalancerMode == .snat)
       #expect(settings.flowTimeouts.tcpEstablished == .seconds(86400))
       #expect(settings.icmpErrorRate == 1000 && settings.flowTableSize == 262_144)
     }
@@ -69,6 +70,7 @@ import Testing
       busyPoll: true
       ebpf: auto
       ebpfHooks: [connect4, getpeername4]
+      loadBalancerMode: dsr
       flowTableSize: 1024
       flowTimeouts: {tcpEstablished: 2h5m, tcpTransient: 240, udp: 30s, sctp: 1m, icmp: 1.5s, other: 1h}
       """)
@@ -92,6 +94,7 @@ import Testing
     #expect(settings.pathMTUTimeout == .seconds(300) && settings.fragmentTimeout == .seconds(60))
     #expect(settings.workers == 2 && settings.busyPoll && settings.flowTableSize == 1024)
     #expect(settings.ebpf == .auto && settings.ebpfHooks == [.connect4, .getpeername4])
+    #expect(settings.loadBalancerMode == .dsr)
     let timeouts = settings.flowTimeouts
     #expect(timeouts.tcpEstablished == .seconds(7500) && timeouts.tcpTransient == .seconds(240))
     #expect(timeouts.udp == .seconds(30) && timeouts.sctp == .seconds(60))

@@ -16,9 +16,11 @@ extension Agent {
     }
     do throws(EBPFError) {
       // First of all: until then both would send every packet.
-      if lease == nil { lease = try packets.lease() }
+      if !packets.isLeased(by: lease) { lease = try packets.lease() }
       let (settings, surroundings) = dataPath.change { ($0.settings, $0.surroundings(.pods)) }
-      try packets.set(settings, surroundings, balancedPorts(), underlay: underlay?.index)
+      try packets.set(
+        settings, surroundings, balancedPorts(), underlay: underlay?.index,
+        isDirect: compiler.settings.loadBalancerMode == .dsr)
       try packets.attach()
       clearTrouble(Agent.packetSubject)
     } catch {

@@ -18,7 +18,7 @@ extension Agent {
       let namespaces = try SocketServices.namespaces(compiler) { pod, text in
         trouble("pod \(pod.namespace)/\(pod.name): ebpf", text, level: .warning)
       }
-      if let sockets, sockets.hooks == settings.ebpfHooks {
+      if let sockets, sockets.hooks == settings.ebpfHooks, sockets.balancer.isThere {
         try sockets.balancer.set(namespaces)
         let changes = dataPath.change { $0.takeServiceChanges() }
         if try sockets.balancer.apply(changes) { return clearTrouble(Agent.subject) }

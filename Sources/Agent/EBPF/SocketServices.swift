@@ -44,10 +44,13 @@ struct SocketServices {
 
   static func options(_ settings: NodeSettings, controlGroup: String?) -> SocketBalancer.Options {
     var options = SocketBalancer.Options()
-    let hooks = Set(settings.ebpfHooks.compactMap { Hook(rawValue: $0.rawValue) })
-    // Whoever loads services wants some: without any, none is switched off.
-    let programs = Set(settings.ebpfHooks.compactMap { PacketBalancer.Program(rawValue: $0.rawValue) })
-    options.hooks = hooks.isEmpty && programs.isEmpty ? Set(Hook.allCases) : hooks
+    options.hooks = Set(settings.ebpfHooks.compactMap { Hook(rawValue: $0.rawValue) })
+    var programs = Set(settings.ebpfHooks.compactMap { PacketBalancer.Program(rawValue: $0.rawValue) })
+    if options.hooks.isEmpty, programs.isEmpty {
+      // Whoever loads services wants some: without any, none is switched off.
+      options.hooks = Set(Hook.allCases)
+      programs = [.tc]
+    }
     if !programs.isEmpty {
       var packets = PacketBalancer.Options()
       packets.programs = programs
@@ -99,7 +102,9 @@ public enum SocketLoader {
         options: SocketServices.options(compiler.settings, controlGroup: controlGroup))
       var packets = ""
       if let programs = balancer.packets {
-        try programs.set(tables.settings, tables.surroundings(.none), devices.ports, underlay: devices.underlay)
+        try programs.set(
+          tables.settings, tables.surroundings(.none), devices.ports, underlay: devices.underlay,
+          isDirect: compiler.settings.loadBalancerMode == .dsr)
         try programs.attach()
         packets = "; packets of \(devices.ports.count) devices"
       }

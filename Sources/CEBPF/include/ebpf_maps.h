@@ -190,6 +190,8 @@ struct kalsae_lb_config {
 /// The cluster has blocks of the family (KP-34).
 #define KALSAE_LB_BLOCKS4 4
 #define KALSAE_LB_BLOCKS6 8
+/// What comes from outside goes to endpoints as it is, in IPIP, and is answered from there.
+#define KALSAE_LB_DIRECT 16
 
 /// `lb_ports`: the devices whose packets are looked at, by index.
 struct kalsae_lb_port {
@@ -274,6 +276,8 @@ struct kalsae_connection {
 #define KALSAE_CONNECTION_FIN 4
 #define KALSAE_CONNECTION_OTHER_FIN 8
 #define KALSAE_CONNECTION_CLOSED 16
+/// Packets are sent whole, in IPIP; answers do not come by.
+#define KALSAE_CONNECTION_DIRECT 32
 
 /// `lb_fragments`: the ports of fragmented datagrams.
 struct kalsae_fragment_key {

@@ -16,7 +16,7 @@ extension NodeConfiguration.Spec {
     "greSequence", "udpTunnelChecksum", "tunnelOffload", "dscpMode", "dscp", "ttlMode", "ttl", "sourceCheck",
     "icmpErrorRate",
     "icmpErrorBurst", "pathMTUTimeout", "fragmentTimeout", "workers", "busyPoll", "flowTableSize", "flowTimeouts",
-    "ebpf", "ebpfHooks",
+    "ebpf", "ebpfHooks", "loadBalancerMode",
   ]
 
   init(reading spec: Field) {
@@ -64,6 +64,7 @@ extension NodeConfiguration.Spec {
     flowTimeouts = NodeConfiguration.FlowTimeouts(reading: spec["flowTimeouts"])
 
     ebpf = spec["ebpf"].choice(EBPFMode.self)
+    loadBalancerMode = spec["loadBalancerMode"].choice(LoadBalancerMode.self)
     if spec["ebpfHooks"].exists { ebpfHooks = Set(spec["ebpfHooks"].list { $0.choice(EBPFHook.self) }) }
 
     if let vxlanPort, vxlanPort == genevePort {

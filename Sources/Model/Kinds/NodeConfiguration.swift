@@ -65,6 +65,7 @@ public struct NodeConfiguration: KubernetesObject {
 
     public var ebpf: EBPFMode?
     public var ebpfHooks: Set<EBPFHook>?
+    public var loadBalancerMode: LoadBalancerMode?
 
     public init() {}
   }
@@ -118,6 +119,14 @@ public enum EBPFMode: String, Sendable, Hashable, CaseIterable {
   case off
   /// The agent does not start where the kernel cannot.
   case required
+}
+
+/// How the kernel's programs send what comes from outside to endpoints.
+public enum LoadBalancerMode: String, Sendable, Hashable, CaseIterable {
+  /// Translated, and so answered by way of this node.
+  case snat
+  /// Whole, in IPIP, and so answered by the endpoint itself.
+  case dsr
 }
 
 /// A place in the kernel where programs can be attached.

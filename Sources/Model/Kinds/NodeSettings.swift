@@ -106,6 +106,11 @@ public struct NodeSettings: Sendable, Equatable {
   /// The hooks that are used where `ebpf` is not off. Default all but `xdp_lb`, which wants a device that is a wire's: what
   /// a virtual device brings may have checksums that are not finished.
   public var ebpfHooks: Set<EBPFHook>
+  /// How `tc_lb` and `xdp_lb` send what comes from outside over IPv4 to NodePorts, external and load balancers' addresses.
+  /// With `dsr` an endpoint gets the client's packet whole in an IPIP packet of the node's (RFC 2003): it must take those,
+  /// have the service's address and listen on the service's port; a service whose target port is another is translated.
+  /// Default snat.
+  public var loadBalancerMode: LoadBalancerMode
 
   /// How long a flow is kept after its last packet.
   public struct FlowTimeouts: Sendable, Equatable {
@@ -167,6 +172,7 @@ public struct NodeSettings: Sendable, Equatable {
     flowTableSize = given(\.flowTableSize) ?? 1 << 18
     ebpf = given(\.ebpf) ?? .off
     ebpfHooks = given(\.ebpfHooks) ?? Set(EBPFHook.allCases).subtracting([.xdpLB])
+    loadBalancerMode = given(\.loadBalancerMode) ?? .snat
     flowTimeouts = FlowTimeouts()
     flowTimeouts.tcpEstablished = given(\.flowTimeouts.tcpEstablished) ?? flowTimeouts.tcpEstablished
     flowTimeouts.tcpTransient = given(\.flowTimeouts.tcpTransient) ?? flowTimeouts.tcpTransient

@@ -152,4 +152,45 @@ struct KernelServiceTests {
       #expect(try kernel.run(frame, at: bench.underlay, bench)?.octets(bench.underlay).count == 1)
     }
   }
+
+  @Test(
+    "RFC 2003: directly, what comes from outside reaches an endpoint whole, in IPIP; a pod's, and to another port, as ever",
+    arguments: PacketBalancer.Program.allCases)
+  func direct(_ program: PacketBalancer.Program) throws {
+    let bench = Bench.forServices()
+    let kernel = KernelSubject(program)
+    kernel.isDirect = true
+    bench.kernel = kernel
+    for transport in [Transport.tcp, .udp] {
+      let wire = Wire(family: .ipv4, transport: transport)
+      let external = bench.client(.ipv4, 200)
+      let service = bench.addService("\(transport)", [bench.endpoint(30)])
+      bench.setFrontend(.externalIP, external, wire, port: 8080, service)
+      bench.setFrontend(.externalIP, external, wire, port: 80, service)
+      for (flags, fields) in [
+        (Flag.syn, IPFields(tos: 0x2e, dontFragment: true)), (Flag.ack, IPFields(ttl: 9, dontFragment: true)),
+      ] {
+        let request = packet(
+          transport, bench.client(), external, from: 5000, to: 8080, flags: flags, with: fields)
+        let outer = ip(
+          bench.node(), bench.remote(10), 4, hopped(request),
+          with: IPFields(tos: fields.tos, ttl: 64, dontFragment: true))
+        let before = kernel.handled
+        #expect(
+          hex(bench.send(bench.fromNode(request), at: bench.underlay).only(bench.underlay)) == hex(bench.toNode(outer)))
+        #expect(kernel.handled == before + 1)
+      }
+      let other = packet(transport, bench.client(), external, from: 5000, to: 80)
+      #expect(try bench.send(bench.fromNode(other), at: bench.underlay).tuple(bench.underlay).source == bench.node())
+      let own = packet(transport, bench.pod(10), external, from: 5000, to: 8080)
+      #expect(try bench.send(bench.fromPod(own), at: bench.podA).tuple(bench.underlay).source == bench.node())
+      // Whole, and no larger than the way: what is, is left.
+      let large = packet(
+        transport, bench.client(), external, from: 5001, to: 8080, [UInt8](repeating: 1, count: 1465),
+        with: IPFields(dontFragment: true))
+      let before = kernel.handled
+      _ = bench.send(bench.fromNode(large), at: bench.underlay)
+      #expect(kernel.handled == before)
+    }
+  }
 }

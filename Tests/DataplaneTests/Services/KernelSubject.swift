@@ -38,6 +38,8 @@ final class KernelSubject {
   private var surroundings = Surroundings()
   private var revision: UInt64?
   let program: PacketBalancer.Program
+  /// Whether what comes from outside is sent whole.
+  var isDirect = false
   /// Frames that the program sent on.
   private(set) var handled = 0
 
@@ -84,7 +86,8 @@ final class KernelSubject {
       if surroundings.places[prefix] == nil { surroundings.places[prefix] = Surroundings.Place(way: .own) }
     }
     try balancer.set(
-      bench.tables.settings, surroundings, Array(KernelSubject.ports(bench).values), underlay: bench.underlay)
+      bench.tables.settings, surroundings, Array(KernelSubject.ports(bench).values), underlay: bench.underlay,
+      isDirect: isDirect)
   }
 
   /// What the program makes of a frame; nil: it leaves it.
