@@ -80,7 +80,7 @@ final class SourcePort: Port {
   }
 
   func receive(into batch: inout FrameBatch) -> Int {
-    for frame in frames { batch.append(frame) }
+    batch.append(contentsOf: frames)
     return frames.count
   }
 

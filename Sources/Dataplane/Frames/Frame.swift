@@ -108,7 +108,11 @@ public struct Frame: BitwiseCopyable {
   @inlinable
   public var isOrdinary: Bool {
     @inline(__always)
-    get { segmentation.rawValue | flags.rawValue & FrameFlags.truncated.rawValue == 0 }
+    get {
+      // Two octets side by side, read at once.
+      (UInt16(flags.rawValue) | UInt16(segmentation.rawValue) << 8) & (0xff00 | UInt16(FrameFlags.truncated.rawValue))
+        == 0
+    }
   }
 
   /// Whether the partial checksum is of what begins `start` octets from the packet's first, and its field `offset` octets

@@ -50,6 +50,23 @@ public struct FrameBatch: ~Copyable {
     filled &+= 1
   }
 
+  /// Adds frames at the end; there must be room for them.
+  @inlinable
+  public mutating func append(contentsOf more: [Frame]) {
+    precondition(more.count <= capacity - count)
+    unsafe more.withUnsafeBufferPointer { source in
+      guard let first = source.baseAddress else { return }
+      // In pieces that are copied by vectors: what the processor does for long runs has to be started first.
+      var done = 0
+      while done < source.count {
+        let count = min(16, source.count - done)
+        unsafe (frames + filled + done).update(from: first + done, count: count)
+        done += count
+      }
+    }
+    filled &+= more.count
+  }
+
   /// Keeps the first `count` frames of the list.
   mutating func truncate(to count: Int) {
     precondition(count >= 0 && count <= filled)
@@ -59,4 +76,35 @@ public struct FrameBatch: ~Copyable {
   /// Empties the list.
   @inlinable
   public mutating func removeAll() { filled = 0 }
+}
+
+/// The frames of a batch for a loop: see `MemoryView`.
+@safe
+struct FrameBatchView: BitwiseCopyable {
+  fileprivate let frames: UnsafeMutablePointer<Frame>
+  let count: Int
+
+  subscript(_ index: Int) -> Frame {
+    @inline(__always) get {
+      precondition(UInt(bitPattern: index) < UInt(bitPattern: count))
+      return unsafe frames[index]
+    }
+    @inline(__always) nonmutating _modify {
+      precondition(UInt(bitPattern: index) < UInt(bitPattern: count))
+      yield unsafe &frames[index]
+    }
+  }
+}
+
+extension FrameBatchView {
+  /// The frames, for C.
+  @unsafe
+  var pointer: UnsafeMutablePointer<Frame> { unsafe frames }
+}
+
+extension FrameBatch {
+  /// See `FrameBatchView`.
+  var view: FrameBatchView {
+    @inline(__always) get { unsafe FrameBatchView(frames: frames, count: count) }
+  }
 }

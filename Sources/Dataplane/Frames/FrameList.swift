@@ -40,3 +40,34 @@ public struct FrameList: ~Copyable {
   @inlinable
   public mutating func removeAll() { filled = 0 }
 }
+
+/// The places of a list for a loop that appends by itself: see `MemoryView`.
+@safe
+struct FrameListView: BitwiseCopyable {
+  fileprivate let indices: UnsafeMutablePointer<UInt16>
+  let capacity: Int
+  private(set) var count: Int
+
+  fileprivate init(_ list: borrowing FrameList) {
+    unsafe indices = list.indices
+    capacity = list.capacity
+    count = list.filled
+  }
+
+  @inline(__always)
+  mutating func append(_ index: Int) {
+    precondition(UInt(bitPattern: count) < UInt(bitPattern: capacity))
+    unsafe indices[count] = UInt16(truncatingIfNeeded: index)
+    count &+= 1
+  }
+}
+
+extension FrameList {
+  /// See `FrameListView`.
+  var view: FrameListView {
+    @inline(__always) get { FrameListView(self) }
+  }
+
+  /// What a view of the list was filled to.
+  mutating func take(_ view: FrameListView) { filled = view.count }
+}

@@ -19,7 +19,7 @@ extension Core {
       }
     }
     let asker = arp.senderHardwareAddress
-    guard !asker.isGroup, asker == octets[mac: 6], answersFor(.v4(target), tables) else {
+    guard !asker.isGroup, asker == octets[mac: 6], answersFor(target, tables) else {
       return drop(index, .arpIgnored, batch)
     }
     let own = MACAddress(rawValue: ingressRecord.mac)
@@ -34,7 +34,15 @@ extension Core {
     output.appendFinished(index, to: ingress, contexts)
   }
 
+  /// Whether the data plane answers on the ingress port for an address. The gateway's is asked for most.
+  @inline(__always)
+  private mutating func answersFor(_ address: IPv4Address, _ tables: borrowing Tables) -> Bool {
+    ingressRecord.role == PortRole.pod.rawValue && tables.gatewayAddresses.find(address) != nil
+      || answersFor(.v4(address), tables)
+  }
+
   /// Whether the data plane answers on the ingress port for an address.
+  @inline(never)
   mutating func answersFor(_ address: IPAddress, _ tables: borrowing Tables) -> Bool {
     switch PortRole(rawValue: ingressRecord.role) {
     case .pod, .host:

@@ -36,8 +36,16 @@ struct Core: ~Copyable {
   private(set) var isLimited = false
   /// What plain packets from there begin with.
   private(set) var link = LinkGuard.none
-  /// The address of the node that a tunnel packet of this batch was last sent to: most are sent to the same.
-  var lastLocal: IPv4Address?
+  /// What plain tunnel packets have between the headers.
+  private(set) var vxlan = TunnelGuard.none
+  private(set) var geneve = TunnelGuard.none
+  /// The address of the node that a tunnel packet was last sent to, as it lies in the packet: most are sent
+  /// to the same.
+  var lastLocal = TunnelReader.noLocal
+  /// What the last plain packet from the underlay came in: most come in the same.
+  var lastEncapsulation = Encapsulation.none
+  /// Whether plain packets are read eight at a time.
+  var usesVectors = PlainVector.isUsable
   /// Whether plain packets take the fast path; without it they go the general way, with the same result.
   var usesFastPath = true
   /// Whether some hop's path has taught a smaller MTU than its link has.
@@ -61,7 +69,9 @@ struct Core: ~Copyable {
   /// Sets the clock and makes room for what the tables hold by now.
   mutating func begin(at now: UInt64, _ tables: borrowing Tables) {
     scratch.reset()
-    lastLocal = nil
+    if !TunnelReader.isLocal(lastLocal, tables) { lastLocal = TunnelReader.noLocal }
+    vxlan = .vxlan(tables.settings)
+    geneve = .geneve(tables.settings)
     hopStates.grow(to: tables.hops.records.count)
     drops.reserve(ports: tables.ports.records.count)
     output.reserve(ports: tables.ports.records.count)

@@ -3,10 +3,8 @@ import Addresses
 /// The packets of one family in the batch that want a flow, and the flows.
 struct Family<Key: FlowKey>: ~Copyable {
   let keys = PerPacket<Key>()
-  let plain = PerPacket<PlainPacket>()
+  let plain = PlainPackets()
   var list = PacketList()
-  /// Where the flows of the listed packets are.
-  let positions = PerPacket<Int32>()
   private var misses = PacketList()
   /// Flows of this batch that somebody else may carry from now on.
   var candidates: [OffloadCandidate<Key>] = []
@@ -21,7 +19,7 @@ struct Family<Key: FlowKey>: ~Copyable {
   mutating func enlist(_ index: Int, _ key: Key, _ hash: UInt64) {
     flows.table.prefetch(hash)
     keys[index] = key
-    plain[index] = .general(hash)
+    plain.view.set(index, hash, 0, .general)
     list.append(index)
   }
 
@@ -41,11 +39,13 @@ struct Family<Key: FlowKey>: ~Copyable {
   /// Finds the flows of the listed packets, and asks for the hops that they lead to.
   @inline(never)
   private func locate(_ tables: borrowing Tables) {
-    for number in 0..<list.count {
-      let index = list[number]
-      let position = flows.table.find(keys[index], plain[index].hash)
-      positions[number] = Int32(truncatingIfNeeded: position)
-      if position >= 0 { tables.hops.prefetch(flows.table.slots[position].hop) }
+    let (table, list) = (flows.table.view, list.view)
+    let (keys, plain, hops) = (keys.view, plain.view, tables.hops.records.view)
+    for number in 0..<min(self.list.count, Core.batchLimit) {
+      let index = Int(list[number])
+      let position = table.find(keys[index], plain.hash(index))
+      plain.setListed(number, index, position: position)
+      if position >= 0 { hops.prefetchPair(Int(table.slots[position].hop)) }
     }
   }
 
@@ -57,13 +57,9 @@ struct Family<Key: FlowKey>: ~Copyable {
     while true {
       number = sendPlain(from: number, &core, &batch, tables)
       guard number < list.count else { return }
-      let index = list[number]
-      let position = Int(positions[number])
+      let (index, position) = plain.view.listed(number)
       number += 1
-      if plain[index].length != 0 {
-        core.unfold(index, plain[index], Key.self, &batch)
-        plain[index].offset = 0
-      }
+      if plain.view.mark(index).length != 0 { core.unfold(index, plain.view, Key.self, &batch) }
       if position >= 0, flows.table.slots[position].epoch == epoch,
         core.contexts[index].tcpFlags & 0x12 != 0x02 || !flows.isReopened(position)
       {
@@ -122,12 +118,12 @@ struct Family<Key: FlowKey>: ~Copyable {
         case .decided(let judgement):
           let index = misses[number]
           // An earlier packet of the group may have entered the flow.
-          guard flows.table.find(keys[index], plain[index].hash) < 0 else {
+          guard flows.table.find(keys[index], plain.view.hash(index)) < 0 else {
             classify(index, &core, &batch, tables)
             continue
           }
           let position = enter(index, judgement, &core, &batch, tables)
-          if position >= 0, !sendPlain(index, position, tables.epoch, &core, &batch, tables) {
+          if position >= 0, !sendPlain(index, position, &core, &batch, tables) {
             send(index, position, &core, &batch, tables)
           }
         }
@@ -153,7 +149,7 @@ struct Family<Key: FlowKey>: ~Copyable {
     _ index: Int, _ core: inout Core, _ batch: inout FrameBatch, _ tables: borrowing Tables
   ) -> Verdict {
     let key = keys[index]
-    if flows.table.find(key, plain[index].hash) >= 0 { return .known }
+    if flows.table.find(key, plain.view.hash(index)) >= 0 { return .known }
     guard
       let judgement = core.decide(
         index, key.tail, source: key.sourceAddress, destination: key.destinationAddress, &batch, tables)
@@ -162,7 +158,7 @@ struct Family<Key: FlowKey>: ~Copyable {
       let reply = translated(key, judgement, tables).reversed(zone: judgement.decision.zone)
       flows.table.prefetch(reply.hash)
     }
-    flows.anticipateEviction(near: plain[index].hash)
+    flows.anticipateEviction(near: plain.view.hash(index))
     return .decided(judgement)
   }
 

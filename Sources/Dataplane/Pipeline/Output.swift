@@ -49,6 +49,14 @@ struct Output: ~Copyable {
     append(index, to: port, contexts)
   }
 
+  /// For a loop that lists finished packets by itself: the list, and the port whose packets go there; -1: none.
+  var open: (list: FrameListView, port: Int) {
+    @inline(__always) get { (main.view, openPort) }
+  }
+
+  /// Takes back what `open` gave out.
+  mutating func close(_ list: FrameListView) { main.take(list) }
+
   /// Hands every port its packets. What a port cannot carry unfinished is finished first: checksums are completed,
   /// super-frames cut (TUN-9).
   mutating func flush(

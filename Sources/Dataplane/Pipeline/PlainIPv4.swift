@@ -11,9 +11,9 @@ struct PlainIPv4 {
   static var length: Int { 20 }
 
   /// Nil where the packet is anything else, or wrong: the general way says what. That the length covers the header is for
-  /// the caller to look after, who wants more.
+  /// the caller to look after, who wants more. `isChecked`: the first octet is known to be right.
   @inline(__always)
-  init?(_ octets: Octets) {
+  init?(_ octets: Octets, isChecked: Bool) {
     guard octets.count >= PlainIPv4.length else { return nil }
     let first = octets[u32Native: 0]
     let second = octets[u64Native: 4]
@@ -21,14 +21,15 @@ struct PlainIPv4 {
     head = UInt32(littleEndian: first)
     middle = UInt64(littleEndian: second)
     // Version 4, five words, and in the third word of 16 bits neither "more fragments" nor an offset.
-    guard (head ^ 0x45) & 0xff | UInt32(truncatingIfNeeded: middle) & 0xff3f_0000 == 0, totalLength <= octets.count
-    else {
+    let version = isChecked ? 0 : (head ^ 0x45) & 0xff
+    guard version | UInt32(truncatingIfNeeded: middle) & 0xff3f_0000 == 0, totalLength <= octets.count else {
       return nil
     }
     // The one's complement sum in 64 bits: 2^16 and 2^64 are both 1 modulo 65535, so it is right when that divides it.
     let (a, carryA) = second.addingReportingOverflow(addresses)
     let (b, carryB) = a.addingReportingOverflow(UInt64(first) &+ (carryA ? 1 : 0))
-    guard (b &+ (carryB ? 1 : 0)) % 0xffff == 0 else { return nil }
+    // A multiple of 65535 is what the inverse of 65535 makes small.
+    guard (b &+ (carryB ? 1 : 0)) &* 0xfffe_fffe_fffe_ffff <= UInt64.max / 0xffff else { return nil }
   }
 
   var trafficClass: UInt8 {

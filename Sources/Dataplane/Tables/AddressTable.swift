@@ -25,20 +25,15 @@ struct AddressTable: ~Copyable {
   }
 
   @inline(__always)
-  private func home(_ high: UInt64, _ low: UInt64, _ tag: UInt32) -> Int {
-    Int(truncatingIfNeeded: mix(high ^ UInt64(tag) << 32, low)) & mask
-  }
+  private func home(_ high: UInt64, _ low: UInt64, _ tag: UInt32) -> Int { view.home(high, low, tag) }
 
   /// The value of a key; nil where there is none.
   @inline(__always)
-  func find(_ high: UInt64, _ low: UInt64, tag: UInt32) -> UInt32? {
-    var position = home(high, low, tag &+ 1)
-    while true {
-      let slot = slots[position]
-      if slot.tag == 0 { return nil }
-      if slot.low == low && slot.high == high && slot.tag == tag &+ 1 { return slot.value }
-      position = (position + 1) & mask
-    }
+  func find(_ high: UInt64, _ low: UInt64, tag: UInt32) -> UInt32? { view.find(high, low, tag: tag) }
+
+  /// See `MemoryView`.
+  var view: AddressTableView {
+    @inline(__always) get { AddressTableView(slots: slots.view, mask: mask) }
   }
 
   /// Asks for the place of a key.
@@ -102,8 +97,33 @@ struct AddressTable: ~Copyable {
   }
 }
 
+/// The table for a loop that looks addresses up: see `MemoryView`.
+struct AddressTableView: BitwiseCopyable {
+  fileprivate let slots: MemoryView<AddressTable.Slot>
+  fileprivate let mask: Int
+
+  @inline(__always)
+  fileprivate func home(_ high: UInt64, _ low: UInt64, _ tag: UInt32) -> Int {
+    Int(truncatingIfNeeded: mix(high ^ UInt64(tag) << 32, low)) & mask
+  }
+
+  @inline(__always)
+  fileprivate func find(_ high: UInt64, _ low: UInt64, tag: UInt32) -> UInt32? {
+    var position = home(high, low, tag &+ 1)
+    while true {
+      let slot = slots[position]
+      if slot.tag == 0 { return nil }
+      if slot.low == low && slot.high == high && slot.tag == tag &+ 1 { return slot.value }
+      position = (position + 1) & mask
+    }
+  }
+
+  @inline(__always)
+  func find(_ address: IPv4Address) -> UInt32? { find(0, UInt64(address.rawValue), tag: AddressTable.tagV4) }
+}
+
 extension AddressTable {
-  private static var tagV4: UInt32 { 0x400 }
+  fileprivate static var tagV4: UInt32 { 0x400 }
   private static var tagV6: UInt32 { 0x600 }
 
   @inline(__always)

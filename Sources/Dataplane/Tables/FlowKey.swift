@@ -45,7 +45,7 @@ protocol FlowRewrite: BitwiseCopyable, Sendable {
   var addresses: ChecksumDelta { get }
   /// The length of the network-layer header of a plain packet.
   static var headerLength: Int { get }
-  /// What a plain packet's `PlainPacket.word` says.
+  /// What a plain packet's `PlainPackets.words` says.
   static func timeToLive(_ word: UInt64) -> UInt8
   static func transport(_ word: UInt64) -> UInt8
   static func dontFragment(_ word: UInt64) -> Bool
@@ -68,6 +68,14 @@ struct FlowKeyTail: BitwiseCopyable, Equatable, Sendable {
   @inline(__always)
   init(ports: UInt32 = 0, transport: UInt8 = 0, flags: UInt8 = 0, zone: UInt16 = 0) {
     word = UInt64(ports) | UInt64(transport) << 32 | UInt64(flags) << 40 | UInt64(zone) << 48
+  }
+
+  /// The same with ports as they lie in the packet, and a transport, where both were none.
+  @inline(__always)
+  func adding(ports: UInt32, transport: UInt8) -> FlowKeyTail {
+    var tail = self
+    tail.word |= UInt64(ports) | UInt64(transport) << 32
+    return tail
   }
 
   /// Source and destination port (or the identifier of an ICMP query, twice) as they lie in the packet.

@@ -2,8 +2,8 @@ import Addresses
 
 /// Values are as they lie in the packet.
 struct FlowRewrite4: FlowRewrite {
-  var source: UInt32
-  var destination: UInt32
+  /// Source and destination.
+  private var both: UInt64
   var ports: UInt32
   /// For the IPv4 header and pseudo headers.
   var addresses: ChecksumDelta
@@ -11,26 +11,30 @@ struct FlowRewrite4: FlowRewrite {
   var transport: ChecksumDelta
 
   static var none: FlowRewrite4 {
-    FlowRewrite4(source: 0, destination: 0, ports: 0, addresses: ChecksumDelta(), transport: ChecksumDelta())
+    FlowRewrite4(both: 0, ports: 0, addresses: ChecksumDelta(), transport: ChecksumDelta())
   }
 
-  private init(source: UInt32, destination: UInt32, ports: UInt32, addresses: ChecksumDelta, transport: ChecksumDelta) {
-    self.source = source
-    self.destination = destination
+  private init(both: UInt64, ports: UInt32, addresses: ChecksumDelta, transport: ChecksumDelta) {
+    self.both = both
     self.ports = ports
     self.addresses = addresses
     self.transport = transport
   }
 
   init(_ key: FlowKey4, to other: FlowKey4) {
-    source = UInt32(truncatingIfNeeded: other.addresses)
-    destination = UInt32(truncatingIfNeeded: other.addresses >> 32)
+    func change(_ shift: UInt64) -> ChecksumDelta {
+      ChecksumDelta(
+        replacing: UInt32(truncatingIfNeeded: key.addresses >> shift),
+        with: UInt32(truncatingIfNeeded: other.addresses >> shift))
+    }
+    both = other.addresses
     ports = other.tail.ports
-    addresses =
-      ChecksumDelta(replacing: UInt32(truncatingIfNeeded: key.addresses), with: source)
-      + ChecksumDelta(replacing: UInt32(truncatingIfNeeded: key.addresses >> 32), with: destination)
+    addresses = change(0) + change(32)
     transport = addresses + ChecksumDelta(replacing: key.tail.ports, with: ports)
   }
+
+  var source: UInt32 { UInt32(truncatingIfNeeded: both) }
+  var destination: UInt32 { UInt32(truncatingIfNeeded: both >> 32) }
 
   var destinationAddress: IPAddress { .v4(IPv4Address(rawValue: destination.byteSwapped)) }
 
@@ -43,8 +47,13 @@ struct FlowRewrite4: FlowRewrite {
   @inline(__always)
   static func dontFragment(_ word: UInt64) -> Bool { word & 0x0040_0000 != 0 }
 
+  /// One hop less, in the header's third word: time to live, protocol, checksum. What the sum loses in its upper octet the
+  /// checksum gains, with the carry that one's complement has (RFC 1141).
   @inline(__always)
-  static func countDown(_ octets: Octets, _ word: UInt64) { hop(octets, word, .hop) }
+  static func countDown(_ octets: Octets, _ word: UInt64) {
+    let old = UInt32(truncatingIfNeeded: word >> 32)
+    octets[u32Native: 8] = (old &+ 0xffff &+ (old >= 0xfffe_0000 ? 0x1_0000 : 0)).littleEndian
+  }
 
   /// One hop less, in the header's third word: time to live, protocol, checksum.
   @inline(__always)
@@ -57,8 +66,7 @@ struct FlowRewrite4: FlowRewrite {
   @inline(__always)
   func applyPlain(to octets: Octets, _ word: UInt64, isPartial: Bool) {
     FlowRewrite4.hop(octets, word, addresses.plus(.hop))
-    octets[u32Native: 12] = source
-    octets[u32Native: 16] = destination
+    octets[u64Native: 12] = both
     octets[u32Native: IPv4Header.length] = ports
     mendPlainTransport(
       octets.dropping(IPv4Header.length), isPartial: isPartial, addresses, transport,
@@ -67,15 +75,13 @@ struct FlowRewrite4: FlowRewrite {
 
   @inline(__always)
   func apply(to octets: Octets, _ context: PacketContext, isPartial: Bool) {
-    octets[u32Native: 12] = source
-    octets[u32Native: 16] = destination
+    octets[u64Native: 12] = both
     octets.applyChecksum(addresses, at: 10)
     rewriteTransport(octets, context, ports: ports, addresses: addresses, all: transport, isPartial: isPartial)
   }
 
   func applyToQuoted(_ octets: Octets, transport offset: Int, _ carried: UInt8, isPartial: Bool) {
-    octets[u32Native: 12] = source
-    octets[u32Native: 16] = destination
+    octets[u64Native: 12] = both
     octets.applyChecksum(addresses, at: 10)
     rewriteQuoted(octets, offset, carried, ports: ports, addresses: addresses, all: transport, isPartial: isPartial)
   }

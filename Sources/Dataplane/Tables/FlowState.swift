@@ -18,8 +18,7 @@ struct FlowState<Key: FlowKey>: ~Copyable {
   @inline(__always)
   mutating func count(_ position: Int, _ context: PacketContext, second: UInt32) {
     let packets = table.slots[position].packets
-    table.slots[position].lastSeen = second
-    table.slots[position].count(octets: context.length)
+    table.slots[position].count(octets: Int(context.length), second: second)
     if packets == 0 { begin(position) }
     // FIN, SYN or RST.
     if context.tcpFlags & 0x07 != 0 { follow(position, context, second: second) }
@@ -48,7 +47,7 @@ struct FlowState<Key: FlowKey>: ~Copyable {
       let other = table.find(key, key.hash)
       guard other >= 0 else { continue }
       table.slots[other].resetCounts()
-      if other == position { table.slots[other].count(octets: context.length) }
+      if other == position { table.slots[other].count(octets: Int(context.length), second: second) }
     }
     connections.places[index].state = ConnectionState.new.rawValue
     connections.places[index].finSeen = 0

@@ -10,53 +10,60 @@ struct FlowSlot<Key: FlowKey>: BitwiseCopyable {
   /// Seconds of the pipeline's clock.
   var lastSeen: UInt32
   var octets: UInt64
-  private(set) var packetsLow: UInt32 = 0
-  private var packetsHigh: UInt16 = 0
-  var isReply: Bool
-  /// Whether `rewrite` changes anything.
-  var rewrites = false
+  /// From the lowest bit on: packets (48), whether the direction is the answers' (bit 48), whether `rewrite` changes
+  /// anything (bit 56).
+  private var tally: UInt64
   var rewrite = Key.Rewrite.none
   private var padding: Key.Padding = Key.padding
 
   init(key: Key, connection: ConnectionIndex, isReply: Bool) {
     self.key = key
     self.connection = connection
-    self.isReply = isReply
+    tally = isReply ? 1 << 48 : 0
     epoch = 0
     hop = 0
     lastSeen = 0
     octets = 0
   }
 
-  var packets: UInt64 { UInt64(packetsHigh) << 32 | UInt64(packetsLow) }
+  private static var packetsMask: UInt64 { (1 << 48) - 1 }
+
+  var packets: UInt64 {
+    @inline(__always) get { tally & FlowSlot.packetsMask }
+  }
+
+  /// The lower half of `packets`.
+  var lowPackets: UInt32 {
+    @inline(__always) get { UInt32(truncatingIfNeeded: tally) }
+  }
+
+  var isReply: Bool {
+    @inline(__always) get { tally & 1 << 48 != 0 }
+  }
+
+  /// Whether `rewrite` changes anything.
+  var rewrites: Bool {
+    @inline(__always) get { tally & 1 << 56 != 0 }
+    set { tally = tally & ~(1 << 56) | (newValue ? 1 << 56 : 0) }
+  }
 
   mutating func resetCounts() {
     octets = 0
-    packetsLow = 0
-    packetsHigh = 0
+    tally &= ~FlowSlot.packetsMask
   }
 
+  /// Counts a packet.
   @inline(__always)
-  mutating func count(octets length: UInt32) {
+  mutating func count(octets length: Int, second: UInt32) {
+    lastSeen = second
     octets &+= UInt64(length)
-    packetsLow &+= 1
-    if packetsLow == 0 { packetsHigh &+= 1 }
+    tally &+= 1
   }
 
   /// Counts packets that somebody else carried.
   mutating func add(packets number: UInt64, octets length: UInt64) {
     octets &+= length
-    let sum = packets &+ number
-    packetsLow = UInt32(truncatingIfNeeded: sum)
-    packetsHigh = UInt16(truncatingIfNeeded: sum >> 32)
-  }
-
-  /// Counts a packet that is neither the first nor one that carries over: see `packetsLow`.
-  @inline(__always)
-  mutating func countPlain(octets length: UInt32, second: UInt32) {
-    lastSeen = second
-    octets &+= UInt64(length)
-    packetsLow &+= 1
+    tally = tally & ~FlowSlot.packetsMask | (packets &+ number) & FlowSlot.packetsMask
   }
 
   /// Where packets go after the rewrite.
@@ -80,29 +87,20 @@ struct FlowTable<Key: FlowKey>: ~Copyable {
     mask = size - 1
   }
 
-  /// Whether the slots in use are a small part of a core's second-level cache, so that waiting for one costs less than
-  /// coming back.
-  var isSmall: Bool {
-    @inline(__always) get { count <= 1 << 13 }
-  }
-
   var isFull: Bool { count + 2 > limit }
   var octets: Int { slots.octets }
   var capacity: Int { mask + 1 }
 
   @inline(__always)
-  func prefetch(_ hash: UInt64) { slots.prefetch(Int(truncatingIfNeeded: hash) & mask) }
+  func prefetch(_ hash: UInt64) { view.prefetch(hash) }
 
   /// The position of a key; -1 where it is not in the table.
   @inline(__always)
-  func find(_ key: Key, _ hash: UInt64) -> Int {
-    var position = Int(truncatingIfNeeded: hash) & mask
-    while true {
-      let candidate = slots[position].key
-      if candidate == key { return position }
-      if candidate.isFree { return -1 }
-      position = (position + 1) & mask
-    }
+  func find(_ key: Key, _ hash: UInt64) -> Int { view.find(key, hash) }
+
+  /// See `MemoryView`.
+  var view: FlowTableView<Key> {
+    @inline(__always) get { FlowTableView(slots: slots.view, mask: mask) }
   }
 
   /// Adds a slot, whose key must not be in the table, and returns its position. Positions known before are void.
@@ -150,6 +148,26 @@ struct FlowTable<Key: FlowKey>: ~Copyable {
     for position in 0..<old.count {
       if !old[position].key.isFree { _ = place(old[position]) }
       if (position + 1) % step == 0 { old.discard(position + 1 - step..<position + 1) }
+    }
+  }
+}
+
+/// The flow table for a loop that looks flows up and counts their packets: see `MemoryView`.
+struct FlowTableView<Key: FlowKey>: BitwiseCopyable {
+  let slots: MemoryView<FlowSlot<Key>>
+  fileprivate let mask: Int
+
+  @inline(__always)
+  func prefetch(_ hash: UInt64) { slots.prefetch(Int(truncatingIfNeeded: hash) & mask) }
+
+  @inline(__always)
+  func find(_ key: Key, _ hash: UInt64) -> Int {
+    var position = Int(truncatingIfNeeded: hash) & mask
+    while true {
+      let candidate = slots[position].key
+      if candidate == key { return position }
+      if candidate.isFree { return -1 }
+      position = (position + 1) & mask
     }
   }
 }

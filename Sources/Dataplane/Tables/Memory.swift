@@ -88,11 +88,51 @@ struct Memory<T: BitwiseCopyable>: ~Copyable {
   }
 }
 
+/// The elements of a `Memory` for a loop: where they are and how many, in values of their own, so that what the loop writes
+/// elsewhere does not have them read again. Not to be kept: it is good as long as the memory is neither gone nor grown.
+@safe
+struct MemoryView<T: BitwiseCopyable>: BitwiseCopyable {
+  fileprivate let base: UnsafeMutablePointer<T>
+  let count: Int
+
+  subscript(_ index: Int) -> T {
+    @inline(__always) get {
+      precondition(UInt(bitPattern: index) < UInt(bitPattern: count))
+      return unsafe base[index]
+    }
+    @inline(__always) nonmutating _modify {
+      precondition(UInt(bitPattern: index) < UInt(bitPattern: count))
+      yield unsafe &base[index]
+    }
+  }
+
+  /// Asks for the cache line of an element, which will be written; not checked.
+  @inline(__always)
+  func prefetch(_ index: Int) {
+    unsafe kalsae_prefetch_write(UnsafeRawPointer(base) + index &* MemoryLayout<T>.stride)
+  }
+
+  /// Asks for the cache line of an element and the next one, which will be read; not checked.
+  @inline(__always)
+  func prefetchPair(_ index: Int) {
+    let element = unsafe UnsafeRawPointer(base) + index &* MemoryLayout<T>.stride
+    unsafe kalsae_prefetch(element)
+    unsafe kalsae_prefetch(element + 64)
+  }
+}
+
+extension Memory {
+  /// See `MemoryView`.
+  var view: MemoryView<T> {
+    @inline(__always) get { unsafe MemoryView(base: base, count: count) }
+  }
+}
+
 /// One element for each packet of a batch, at most `Core.batchLimit`: a number of elements that the compiler knows, so
 /// that an index which is small by its type, or by the loop that it comes from, needs no check.
 @safe
 struct PerPacket<T: BitwiseCopyable>: ~Copyable {
-  private let base: UnsafeMutablePointer<T>
+  fileprivate let base: UnsafeMutablePointer<T>
 
   init() {
     guard let raw = unsafe kalsae_map(PerPacket.size) else { fatalError("out of memory for a batch of \(T.self)") }
@@ -119,6 +159,79 @@ struct PerPacket<T: BitwiseCopyable>: ~Copyable {
   }
 }
 
+/// The elements of a `PerPacket` for a loop: see `MemoryView`.
+@safe
+struct PerPacketView<T: BitwiseCopyable>: BitwiseCopyable {
+  fileprivate let base: UnsafeMutablePointer<T>
+
+  subscript(_ index: Int) -> T {
+    @inline(__always) get {
+      precondition(UInt(bitPattern: index) < UInt(Core.batchLimit))
+      return unsafe base[index]
+    }
+    @inline(__always) nonmutating _modify {
+      precondition(UInt(bitPattern: index) < UInt(Core.batchLimit))
+      yield unsafe &base[index]
+    }
+  }
+}
+
+extension PerPacketView {
+  /// The elements, for C.
+  @unsafe
+  var pointer: UnsafeMutablePointer<T> { unsafe base }
+}
+
+extension PerPacket {
+  /// See `PerPacketView`.
+  var view: PerPacketView<T> {
+    @inline(__always) get { unsafe PerPacketView(base: base) }
+  }
+}
+
+/// Four words for each packet of a batch, in columns that lie at fixed distances: a loop needs one address for them all.
+@safe
+struct PacketColumns: ~Copyable {
+  private let base: UnsafeMutablePointer<UInt64>
+
+  init() {
+    guard let raw = unsafe kalsae_map(PacketColumns.octets) else { fatalError("out of memory for a batch") }
+    unsafe base = raw.bindMemory(to: UInt64.self, capacity: PacketColumns.octets / 8)
+  }
+
+  deinit { unsafe kalsae_unmap(base, PacketColumns.octets) }
+
+  /// See `MemoryView`.
+  var view: View {
+    @inline(__always) get { unsafe View(base: base) }
+  }
+
+  @safe
+  struct View: BitwiseCopyable {
+    fileprivate let base: UnsafeMutablePointer<UInt64>
+
+    /// The word of a packet in column 0 to 3.
+    subscript(_ column: Int, _ index: Int) -> UInt64 {
+      @inline(__always) get {
+        precondition(column >= 0 && column < 4 && UInt(bitPattern: index) < UInt(Core.batchLimit))
+        return unsafe base[column * PacketColumns.stride &+ index]
+      }
+      @inline(__always) nonmutating set {
+        precondition(column >= 0 && column < 4 && UInt(bitPattern: index) < UInt(Core.batchLimit))
+        unsafe base[column * PacketColumns.stride &+ index] = newValue
+      }
+    }
+
+    /// A column, for C.
+    @unsafe
+    func pointer(_ column: Int) -> UnsafeMutablePointer<UInt64> { unsafe base + column * PacketColumns.stride }
+  }
+
+  /// Not a multiple of a page's octets: stores to one column would be mistaken for loads from another.
+  private static var stride: Int { Core.batchLimit + 24 }
+  private static var octets: Int { 12288 }
+}
+
 /// Positions in a batch, in order.
 struct PacketList: ~Copyable {
   private let indices = PerPacket<UInt8>()
@@ -137,4 +250,17 @@ struct PacketList: ~Copyable {
   }
 
   mutating func removeAll() { count = 0 }
+
+  /// The places of the list for a loop.
+  var view: PerPacketView<UInt8> {
+    @inline(__always) get { indices.view }
+  }
+
+  mutating func append(contentsOf range: Range<Int>) {
+    let places = view
+    for index in range {
+      places[count] = UInt8(truncatingIfNeeded: index)
+      count &+= 1
+    }
+  }
 }

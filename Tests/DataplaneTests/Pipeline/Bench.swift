@@ -48,7 +48,7 @@ final class Bench {
   /// A node that reaches the other by `encapsulation`, with an outer header of family `outer`.
   init(
     node: Int = 1, _ encapsulation: Encapsulation = .none, outer: IPFamily = .ipv4, mtu: Int = 1500,
-    podMTU: Int = 1500, capabilities: PortCapabilities = [], flowLimit: Int = 4096,
+    podMTU: Int = 1500, capabilities: PortCapabilities = [], flowLimit: Int = 4096, slots: Int = 8,
     tunnel configure: (inout Tunnel) -> Void = { _ in }, settings change: (inout Settings) -> Void = { _ in }
   ) {
     own = node
@@ -106,7 +106,7 @@ final class Bench {
     tables.settings.icmpSource6 = Bench.node6(own).v6
     change(&tables.settings)
     for (index, name) in [(podA, "podA"), (podB, "podB"), (underlay, "underlay"), (host, "host")] {
-      addMemoryPort(name, at: index, capabilities: capabilities)
+      addMemoryPort(name, at: index, capabilities: capabilities, slots: slots)
     }
     pipeline.isTracing = true
   }
@@ -129,8 +129,8 @@ final class Bench {
     return hop
   }
 
-  func addMemoryPort(_ name: String, at index: PortIndex, capabilities: PortCapabilities = []) {
-    let port = MemoryPort(name: name, capabilities: capabilities, slots: 8)
+  func addMemoryPort(_ name: String, at index: PortIndex, capabilities: PortCapabilities = [], slots: Int = 8) {
+    let port = MemoryPort(name: name, capabilities: capabilities, slots: slots)
     memory[index] = port
     ports[index] = port
   }

@@ -21,7 +21,7 @@ private struct Twins {
   ) {
     let benches = (0..<2).map { _ in
       Bench(
-        encapsulation, mtu: mtu, capabilities: capabilities, tunnel: configure,
+        encapsulation, mtu: mtu, capabilities: capabilities, slots: 24, tunnel: configure,
         settings: {
           $0.nodeAddress4 = Bench.node4(1).v4
           $0.nodeAddress6 = Bench.node6(1).v6
@@ -83,8 +83,9 @@ struct FastPathTests {
 
   @Test(
     "TUN-1, TUN-5, TUN-6, TUN-9, NODE-4: random packets by the fast path and by the general one: the same octets, drops and flows",
-    arguments: FastPathTests.ways.indices)
-  func sameAsGeneral(_ way: Int) {
+    arguments: FastPathTests.ways.indices, [true, false])
+  func sameAsGeneral(_ way: Int, inGroups: Bool) {
+    var isCalm = false
     let (_, encapsulation, options, capabilities) = FastPathTests.ways[way]
     let twins = Twins(
       encapsulation, capabilities: capabilities,
@@ -93,17 +94,22 @@ struct FastPathTests {
         $0.dscp = 11
       },
       settings: { $0.uniformTTL = options.contains(.uniformTTL) })
+    // Eight at a time where the processor can, or one by one.
+    if !inGroups { twins.fast.pipeline.core.usesVectors = false }
     var random = SeededGenerator(UInt64(7 + way))
     for _ in 0..<400 {
-      let count = Int.random(in: 1...8, using: &random)
+      let count = Int.random(in: 1...24, using: &random)
+      // Runs of plain packets, so that groups are whole.
+      isCalm = random.next() % 2 == 0
       switch random.next() % 4 {
       case 0:
-        let frames = (0..<count).map { _ in frame(bench: twins.peer, to: twins.fast, twins, &random) }
+        let frames = (0..<count).map { _ in frame(bench: twins.peer, to: twins.fast, twins, isCalm: isCalm, &random) }
         let wrapped = twins.peer.send(frames, at: twins.peer.podA).frames[twins.peer.underlay] ?? []
-        twins.send(wrapped.map { bent($0, oneOf: 3, &random) }, at: twins.fast.underlay)
+        twins.send(wrapped.map { bent($0, oneOf: isCalm ? 16 : 3, &random) }, at: twins.fast.underlay)
       default:
         let frames = (0..<count).map { _ in
-          bent(frame(bench: twins.fast, to: twins.peer, twins, &random), oneOf: 3, &random)
+          bent(
+            frame(bench: twins.fast, to: twins.peer, twins, isCalm: isCalm, &random), oneOf: isCalm ? 16 : 3, &random)
         }
         twins.send(frames, at: random.next() % 8 == 0 ? twins.fast.podB : twins.fast.podA)
       }
@@ -114,14 +120,17 @@ struct FastPathTests {
   }
 
   /// A packet of a pod, of one of few flows, so that most are known.
-  private func frame(bench: Bench, to other: Bench, _ twins: Twins, _ random: inout SeededGenerator) -> MemoryFrame {
-    let fields = IPFields(
+  private func frame(
+    bench: Bench, to other: Bench, _ twins: Twins, isCalm: Bool, _ random: inout SeededGenerator
+  ) -> MemoryFrame {
+    var fields = IPFields(
       tos: Int.random(in: 0...255, using: &random) * Int(random.next() % 2),
       ttl: [64, 64, 255, 2, 1, 0][Int(random.next() % 6)], identification: Int.random(in: 0...65535, using: &random),
       dontFragment: random.next() % 4 != 0, more: random.next() % 32 == 0,
       options: random.next() % 32 == 0 ? [1, 1, 1, 0] : [])
+    if isCalm { (fields.ttl, fields.more, fields.options) = (64, false, []) }
     let isService = random.next() % 2 == 0
-    let family: IPFamily = random.next() % 3 == 0 ? .ipv6 : .ipv4
+    let family: IPFamily = !isCalm && random.next() % 3 == 0 ? .ipv6 : .ipv4
     let destination =
       isService && bench.own == 1
       ? twins.frontends[family]![Int(random.next() % 2)]
@@ -135,8 +144,9 @@ struct FastPathTests {
         with: fields)
     } else {
       let flags = [Flag.ack, Flag.ack | Flag.psh, Flag.ack, Flag.syn, Flag.fin | Flag.ack, Flag.rst]
+      let kind = Int(random.next() % (isCalm ? 3 : 6))
       packet = tcp(
-        bench.pod(10, family), destination, from: ports.0, to: ports.1, flags[Int(random.next() % 6)], payload,
+        bench.pod(10, family), destination, from: ports.0, to: ports.1, flags[kind], payload,
         with: fields)
     }
     var frame = MemoryFrame(bench.fromPod(packet))
@@ -175,6 +185,56 @@ struct FastPathTests {
       default: bench.now += 1_000_000
       }
     }
+  }
+
+  @Test(
+    "Frames read eight at a time are read up to the first that is not plain",
+    .enabled(if: PlainVector.isUsable, "this processor has no vectors of 512 bits"),
+    arguments: [Encapsulation.none, .ipip, .gre, .vxlan, .geneve])
+  func groups(_ encapsulation: Encapsulation) throws {
+    let twins = Twins(encapsulation)
+    let (bench, isTunnel) = (twins.fast, encapsulation != .none)
+    let sender = isTunnel ? twins.peer : bench
+    let port = isTunnel ? bench.underlay : bench.podA
+    let packets = (0..<16).map { number in
+      sender.fromPod(
+        number % 3 == 0
+          ? tcp(sender.pod(10), (isTunnel ? bench : twins.peer).pod(11), from: 1000 + number, Flag.ack)
+          : udp(sender.pod(10), (isTunnel ? bench : twins.peer).pod(11), from: 1000 + number))
+    }
+    let frames =
+      isTunnel
+      ? try #require(sender.send(packets.map { MemoryFrame($0) }, at: sender.podA).frames[sender.underlay])
+      : packets.map { MemoryFrame($0) }
+    #expect(frames.count == 16)
+    // The first batch says which tunnel it is and where to.
+    bench.send(frames, at: port)
+
+    func read(_ list: [MemoryFrame]) -> Int {
+      let source = bench.port(port)
+      for frame in list { source.enqueue(frame) }
+      var batch = FrameBatch()
+      _ = source.receive(into: &batch)
+      defer { source.release(&batch) }
+      bench.pipeline.core.begin(at: bench.now, bench.tables)
+      bench.pipeline.core.enter(port, bench.tables)
+      let (core, sink) = (bench.pipeline.core.link, PlainSink(bench.pipeline.v4, bench.pipeline.core))
+      var vector = PlainVector(sink, batch.view, core, excluded: nil)
+      guard isTunnel else { return vector.read(0..<list.count) }
+      guard let local = TunnelReader(bench.tables, bench.pipeline.core).local else { return -1 }
+      vector.expect(encapsulation, to: local, bench.pipeline.core, uniformDSCP: false)
+      return vector.unwrap(0..<list.count)
+    }
+    #expect(read(frames) == 16)
+    for number in 0..<16 {
+      var bent = frames
+      // The time to live of the packet that is carried.
+      let header = frames[number].octets.count - Array(packets[number].dropFirst(14)).count
+      bent[number].octets[header + 8] ^= 1
+      #expect(read(bent) == number)
+    }
+    // What is left of a group is for the other reader.
+    #expect(read(Array(frames.prefix(15))) == 8)
   }
 
   @Test("One hop less and a translation give the IPv4 header the checksum that computing it anew gives")
