@@ -43,7 +43,7 @@ let package = Package(
     .systemLibrary(name: "CPcap", pkgConfig: "libpcap", providers: [.apt(["libpcap-dev"])]),
 
     // The programs for the kernel's virtual machine: compiled from bpf/ and embedded when the package is built.
-    .target(name: "CEBPF", linkerSettings: [.linkedLibrary("bpf")]),
+    .target(name: "CEBPF", dependencies: ["CLinux"], linkerSettings: [.linkedLibrary("bpf")]),
     .executableTarget(name: "embed-bpf", swiftSettings: [.swiftLanguageMode(.v6), .treatAllWarnings(as: .error)]),
     .plugin(name: "EmbedBPF", capability: .buildTool(), dependencies: ["embed-bpf"]),
 

@@ -1,13 +1,12 @@
 #define _GNU_SOURCE
 #include "bpf_shim.h"
+#include "ports_shim.h"
 
 #include <bpf/bpf.h>
 #include <bpf/libbpf.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/magic.h>
-#include <pthread.h>
-#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -261,37 +260,26 @@ int kalsae_bpf_link_detach(int link) { return bpf_link_detach(link); }
 #endif
 
 struct cookie {
-  const char *path;
   uint64_t value;
   int error;
 };
 
-static void *find_cookie(void *argument) {
+static void find_cookie(void *argument) {
   struct cookie *cookie = argument;
-  if (cookie->path) {
-    int namespace = open(cookie->path, O_RDONLY | O_CLOEXEC);
-    if (namespace < 0 || setns(namespace, CLONE_NEWNET)) cookie->error = -errno;
-    if (namespace >= 0) close(namespace);
-    if (cookie->error) return NULL;
-  }
   int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
   socklen_t length = sizeof cookie->value;
   if (fd < 0 || getsockopt(fd, SOL_SOCKET, SO_NETNS_COOKIE, &cookie->value, &length)) cookie->error = -errno;
   if (fd >= 0) close(fd);
-  return NULL;
 }
 
 int kalsae_netns_cookie(const char *path, uint64_t *out) {
-  struct cookie cookie = {.path = path};
-  if (!path) {
-    find_cookie(&cookie);
+  struct cookie cookie = {};
+  int error = 0;
+  if (path) {
+    error = kalsae_in_namespace(path, find_cookie, &cookie);
   } else {
-    // A thread of its own: whichever way this ends, no thread of ours is left in another namespace.
-    pthread_t thread;
-    int error = pthread_create(&thread, NULL, find_cookie, &cookie);
-    if (error) return -error;
-    pthread_join(thread, NULL);
+    find_cookie(&cookie);
   }
   *out = cookie.value;
-  return cookie.error;
+  return error ? error : cookie.error;
 }

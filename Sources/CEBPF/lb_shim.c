@@ -9,13 +9,6 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-// linux/bpf.h of 6.6 and later.
-enum { tcx_ingress = 46 };
-
-int kalsae_bpf_attach_last(int program, int ifindex) {
-  return bpf_link_create(program, ifindex, (enum bpf_attach_type)tcx_ingress, NULL);
-}
-
 int kalsae_bpf_attach_xdp(int program, int ifindex, bool *is_generic) {
   DECLARE_LIBBPF_OPTS(bpf_link_create_opts, options, .flags = XDP_FLAGS_DRV_MODE);
   int link = bpf_link_create(program, ifindex, BPF_XDP, &options);

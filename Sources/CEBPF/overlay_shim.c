@@ -12,22 +12,33 @@
 #include <unistd.h>
 
 // linux/bpf.h of 6.6 and later.
-enum { tcx_ingress = 46, before = 1 << 3 /* BPF_F_BEFORE */ };
+enum { tcx_ingress = 46, tcx_egress = 47, before = 1 << 3 /* BPF_F_BEFORE */ };
 
-int kalsae_bpf_attach_ingress(int program, int ifindex) {
-  // What user space has decided comes before what the kernel would decide.
-  DECLARE_LIBBPF_OPTS(bpf_link_create_opts, options, .flags = before);
-  return bpf_link_create(program, ifindex, (enum bpf_attach_type)tcx_ingress, &options);
+int kalsae_bpf_attach_device(int program, int ifindex, bool egress, bool is_first) {
+  DECLARE_LIBBPF_OPTS(bpf_link_create_opts, options, .flags = is_first ? before : 0);
+  return bpf_link_create(program, ifindex, (enum bpf_attach_type)(egress ? tcx_egress : tcx_ingress), &options);
 }
 
-int kalsae_bpf_probe_tcx(void) {
+/// Loads a program that does nothing.
+static int load_probe(void) {
   // r0 = TCX_NEXT; exit
   const struct bpf_insn program[] = {
       {.code = BPF_ALU64 | BPF_MOV | BPF_K, .dst_reg = BPF_REG_0, .imm = -1}, {.code = BPF_JMP | BPF_EXIT}};
-  int fd = bpf_prog_load(BPF_PROG_TYPE_SCHED_CLS, "kalsae_probe", "GPL", program, 2, NULL);
+  return bpf_prog_load(BPF_PROG_TYPE_SCHED_CLS, "kalsae_probe", "GPL", program, 2, NULL);
+}
+
+int kalsae_bpf_probe_devices(void) {
+  int fd = load_probe();
+  if (fd < 0) return fd;
+  close(fd);
+  return 0;
+}
+
+int kalsae_bpf_probe_tcx(void) {
+  int fd = load_probe();
   if (fd < 0) return fd;
   unsigned loopback = if_nametoindex("lo");
-  int link = loopback ? kalsae_bpf_attach_ingress(fd, (int)loopback) : -ENODEV;
+  int link = loopback ? kalsae_bpf_attach_device(fd, (int)loopback, false, false) : -ENODEV;
   close(fd);
   if (link < 0) return link;
   close(link);

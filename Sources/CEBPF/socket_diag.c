@@ -1,14 +1,12 @@
 #define _GNU_SOURCE
 #include "socket_diag.h"
+#include "ports_shim.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <linux/inet_diag.h>
 #include <linux/netlink.h>
 #include <linux/sock_diag.h>
 #include <netinet/in.h>
-#include <pthread.h>
-#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -21,7 +19,6 @@ struct request {
 };
 
 struct job {
-  const char *path;
   kalsae_udp_filter filter;
   void *context;
   int result;
@@ -99,24 +96,13 @@ static int close_all(struct job *job) {
   return count;
 }
 
-static void *run(void *argument) {
+static void run(void *argument) {
   struct job *job = argument;
-  if (job->path) {
-    int namespace = open(job->path, O_RDONLY | O_CLOEXEC);
-    int failed = namespace < 0 || setns(namespace, CLONE_NEWNET);
-    if (failed) job->result = -errno;
-    if (namespace >= 0) close(namespace);
-    if (failed) return NULL;
-  }
   job->result = close_all(job);
-  return NULL;
 }
 
 int kalsae_udp_close(const char *path, kalsae_udp_filter filter, void *context) {
-  struct job job = {.path = path, .filter = filter, .context = context};
-  pthread_t thread;
-  int error = pthread_create(&thread, NULL, run, &job);
-  if (error) return -error;
-  pthread_join(thread, NULL);
-  return job.result;
+  struct job job = {.filter = filter, .context = context};
+  int error = kalsae_in_namespace(path ? path : "/proc/thread-self/ns/net", run, &job);
+  return error ? error : job.result;
 }

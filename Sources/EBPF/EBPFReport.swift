@@ -55,25 +55,7 @@ public struct EBPFReport: Sendable, Codable {
           hook: "sock_lb/\(hook.rawValue)", kernel: support.missing[hook].map { "no: \($0)" } ?? "yes", state: state,
           purpose: hook.purpose))
     }
-    let refusal = FlowOffloader.refusal()
-    let devices = folder.map { FlowOffloader.devices(of: $0) } ?? 0
-    report.hooks.append(
-      HookLine(
-        hook: "overlay/ingress", kernel: refusal.map { "no: \($0)" } ?? "yes",
-        state: devices > 0
-          ? "attached to \(devices) devices"
-          : refusal != nil || node != nil ? "not attached: left to user space" : "not loaded",
-        purpose: "established flows are carried from device to device"))
-    for program in PacketBalancer.Program.allCases {
-      let attached = folder.map { PacketBalancer.links(in: $0).count { $0.program == program } } ?? 0
-      report.hooks.append(
-        HookLine(
-          hook: program == .tc ? "tc_lb/ingress" : "xdp_lb/xdp", kernel: refusal.map { "no: \($0)" } ?? "yes",
-          state: attached > 0
-            ? "attached to \(attached) devices"
-            : refusal != nil || node != nil ? "not attached: left to user space" : "not loaded",
-          purpose: "packets to services while no data plane runs"))
-    }
+    report.addDevices(folder)
     if let folder { report.overlay = OverlayReport.read(folder) }
     if !support.canRefuse {
       report.notes.append(
@@ -89,6 +71,30 @@ public struct EBPFReport: Sendable, Codable {
     }
     report.frontends = EBPFDump.services(node: folder.node).count
     return report
+  }
+
+  /// What is attached to devices.
+  private mutating func addDevices(_ folder: PinFolder?) {
+    let refusal = DeviceWay.refusal()
+    let ability =
+      refusal.map { "no: \($0)" }
+      ?? (DeviceWay.probe() == .link ? "yes" : "by filters of traffic control: no tcx (Linux 6.6)")
+    func add(_ hook: String, _ ability: String, _ devices: Int, _ purpose: String) {
+      let state =
+        devices > 0
+        ? "attached to \(devices) devices"
+        : node != nil || ability.hasPrefix("no:") ? "not attached: left to user space" : "not loaded"
+      hooks.append(HookLine(hook: hook, kernel: ability, state: state, purpose: purpose))
+    }
+    let attached = folder.map { PacketBalancer.devices(of: $0) } ?? []
+    add(
+      "overlay/ingress", ability, folder.map { FlowOffloader.devices(of: $0) } ?? 0,
+      "established flows are carried from device to device")
+    let purpose = "packets to services while no data plane runs"
+    add("tc_lb/ingress", ability, attached.count { $0.program == .tc }, purpose)
+    add(
+      "xdp_lb/xdp", PacketBalancer.earlyRefusal().map { "no: \($0)" } ?? "yes", attached.count { $0.program == .xdp },
+      purpose)
   }
 
   static let counterNames: [(name: String, meaning: String)] = [

@@ -66,11 +66,10 @@ public final class FlowOffloader: FlowOffload {
   /// Flows that were not taken for want of room.
   public private(set) var refused: UInt64 = 0
 
+  private let way = DeviceWay.probe()
+
   /// Why this kernel cannot; nil: it can.
-  public static func refusal() -> String? {
-    let result = kalsae_bpf_probe_tcx()
-    return result < 0 ? "programs cannot be attached to devices by links (tcx, Linux 6.6): \(errorText(-result))" : nil
-  }
+  public static func refusal() -> String? { DeviceWay.refusal() }
 
   /// Loads the programs for a node. What was attached before goes on until `set` puts these in its place.
   public init(node: String, limit: Int = 1 << 16) throws(EBPFError) {
@@ -110,7 +109,7 @@ public final class FlowOffloader: FlowOffload {
   /// Says which devices there are. `socket` gives a device's packet socket.
   public func set(_ wanted: [OverlayPort], socket: (OverlayPort) -> Int32) throws(EBPFError) {
     let kept = Set(wanted.map(\.interface))
-    for path in links where !kept.contains(path.interface) { unsafe unlink(path.path) }
+    for hook in DeviceHook.all(in: place) where !kept.contains(hook.interface) { hook.detach() }
     for interface in installed.keys where !kept.contains(interface) { forget(interface) }
     for port in wanted {
       let before = installed[port.interface]
@@ -119,7 +118,7 @@ public final class FlowOffloader: FlowOffload {
       if before == nil {
         // The socket first: a packet that both take is better than one that nobody does.
         try attachSocket(of: port, socket(port))
-        try attach(port.interface)
+        try hook(port.interface).attach(object.program("overlay_carry"), by: way)
       }
       installed[port.interface] = port
       if let pod = port.pod { ports[pod] = (port.interface, port.isPair) } else { underlay = port.interface }
@@ -143,35 +142,16 @@ public final class FlowOffloader: FlowOffload {
     invalidate()
     if let pod = port.pod { ports[pod] = nil } else { underlay = nil }
     try? portMap.remove([UInt32(interface)])
-    unsafe unlink(linkPath(interface))
+    hook(interface).detach()
   }
 
-  private func linkPath(_ interface: Int32) -> String { "\(place)/link-\(interface)" }
-
-  private var links: [(interface: Int32, path: String)] {
-    PinFolder.list(place).compactMap { name in
-      guard name.hasPrefix("link-"), let number = Int32(name.dropFirst(5)) else { return nil }
-      return (number, "\(place)/\(name)")
-    }
+  private func hook(_ interface: Int32) -> DeviceHook {
+    DeviceHook(place: place, program: .overlay, interface: interface)
   }
 
   /// The number of devices that a node's programs are attached to.
   static func devices(of folder: PinFolder) -> Int {
-    folder.overlays.reduce(0) { total, place in total + PinFolder.list(place).count { $0.hasPrefix("link-") } }
-  }
-
-  private func attach(_ interface: Int32) throws(EBPFError) {
-    let program = try object.program("overlay_carry")
-    let path = linkPath(interface)
-    if let link = PinFolder.get(path) {
-      if kalsae_bpf_link_update(link.number, program) == 0 { return }
-      // Its device is gone, and another has its number.
-      unsafe unlink(path)
-    }
-    let link = Descriptor(
-      try check(
-        kalsae_bpf_attach_ingress(program, interface), "cannot attach to the ingress of interface \(interface)"))
-    try check(unsafe kalsae_bpf_pin(link.number, path), "cannot pin the link of interface \(interface) at \(path)")
+    folder.overlays.reduce(0) { total, place in total + DeviceHook.all(in: place).count }
   }
 
   private func attachSocket(of port: OverlayPort, _ socket: Int32) throws(EBPFError) {
@@ -319,11 +299,13 @@ public final class FlowOffloader: FlowOffload {
       places = places.filter { $0 == own }
     }
     for place in places {
-      guard let pinned = PinFolder.get("\(place)/ports"),
-        let ports: BPFMap<UInt32, kalsae_port> = try? BPFMap("overlay_ports", pinned)
-      else { continue }
       // Before the first program goes: what a device no longer carries the socket's filter must not hold back.
-      try? ports.remove(ports.entries(0, kalsae_port()).map(\.key))
+      if let pinned = PinFolder.get("\(place)/ports"),
+        let ports: BPFMap<UInt32, kalsae_port> = try? BPFMap("overlay_ports", pinned)
+      {
+        try? ports.remove(ports.entries(0, kalsae_port()).map(\.key))
+      }
+      for hook in DeviceHook.all(in: place) { hook.detach() }
     }
     folder.remove { places.contains("\(folder.path)/\($0)") }
     return !places.isEmpty

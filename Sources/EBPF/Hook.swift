@@ -66,10 +66,10 @@ public struct KernelSupport: Sendable {
   public static func probe() -> KernelSupport {
     var missing: [Hook: String] = [:]
     for hook in Hook.allCases {
-      let result = kalsae_bpf_probe_hook(hook.number)
+      let result = Withheld.probe(hook.rawValue) { kalsae_bpf_probe_hook(hook.number) }
       if result < 0 { missing[hook] = errorText(-result) }
     }
-    return KernelSupport(missing: missing, canRefuse: kalsae_bpf_probe_set_retval() == 1)
+    return KernelSupport(missing: missing, canRefuse: Withheld.probe("set_retval", kalsae_bpf_probe_set_retval) == 1)
   }
 
   /// Which of the wanted hooks are used, and why the others are not.

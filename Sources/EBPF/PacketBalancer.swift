@@ -168,48 +168,66 @@ public final class PacketBalancer {
 
   // MARK: Devices
 
-  /// Why this kernel cannot; nil: it can.
-  public static func refusal() -> String? { FlowOffloader.refusal() }
+  /// Why packets cannot be served in front of a device; nil: they can.
+  static func earlyRefusal() -> String? {
+    let result = Withheld.probe("xdp", kalsae_bpf_probe_xdp)
+    return result < 0 ? "programs for XDP cannot be loaded: \(errorText(-result))" : nil
+  }
 
   /// Attaches the programs to the devices that were told, and takes them from all others.
   public func attach() throws(EBPFError) {
     guard let folder else { return }
-    for link in PacketBalancer.links(in: folder)
-    where devices[link.interface] == nil || !options.programs.contains(link.program) {
-      unsafe unlink(link.path)
+    for (program, interface) in PacketBalancer.devices(of: folder)
+    where devices[interface] == nil || program == .xdp && xdp == nil {
+      PacketBalancer.detach(program, interface, folder)
     }
+    let way = DeviceWay.probe()
     for (interface, isPod) in devices {
-      try attach(.tc, interface, tc.program("tc_lb"), folder)
-      if let xdp, !isPod { try attach(.xdp, interface, xdp.program("xdp_lb"), folder) }
+      try PacketBalancer.hook(interface, folder).attach(tc.program("tc_lb"), by: way)
+      if let xdp, !isPod { try attachEarly(interface, xdp.program("xdp_lb"), folder) }
     }
   }
 
-  private func attach(
-    _ program: Program, _ interface: Int32, _ number: Int32, _ folder: PinFolder
-  ) throws(EBPFError) {
-    let path = "\(folder.links)/\(program.rawValue)-\(interface)"
+  private static func hook(_ interface: Int32, _ folder: PinFolder) -> DeviceHook {
+    DeviceHook(place: folder.links, program: .balancer, interface: interface)
+  }
+
+  private static func earlyPath(_ interface: Int32, _ folder: PinFolder) -> String {
+    "\(folder.links)/\(Program.xdp.rawValue)-\(interface)"
+  }
+
+  private func attachEarly(_ interface: Int32, _ number: Int32, _ folder: PinFolder) throws(EBPFError) {
+    let path = PacketBalancer.earlyPath(interface, folder)
     if let link = PinFolder.get(path) {
       if kalsae_bpf_link_update(link.number, number) == 0 { return }
       // Its device is gone, and another has its number.
       unsafe unlink(path)
     }
     var isGeneric = false
-    let link =
-      program == .tc
-      ? kalsae_bpf_attach_last(number, interface) : unsafe kalsae_bpf_attach_xdp(number, interface, &isGeneric)
-    let descriptor = Descriptor(try check(link, "cannot attach \(program.rawValue) to interface \(interface)"))
-    try check(unsafe kalsae_bpf_pin(descriptor.number, path), "cannot pin the link of \(program.rawValue) at \(path)")
+    let link = Descriptor(
+      try check(
+        unsafe kalsae_bpf_attach_xdp(number, interface, &isGeneric), "cannot attach xdp_lb to interface \(interface)"))
+    try check(unsafe kalsae_bpf_pin(link.number, path), "cannot pin the link of xdp_lb at \(path)")
   }
 
-  /// The links that a node's programs have to devices.
-  static func links(in folder: PinFolder) -> [(program: Program, interface: Int32, path: String)] {
-    PinFolder.list(folder.links).compactMap { name in
-      let parts = name.split(separator: "-")
-      guard parts.count == 2, let program = Program(rawValue: String(parts[0])), let number = Int32(parts[1]) else {
-        return nil
-      }
-      return (program, number, "\(folder.links)/\(name)")
+  /// The devices that a node's programs are attached to.
+  static func devices(of folder: PinFolder) -> [(program: Program, interface: Int32)] {
+    let early = PinFolder.list(folder.links).compactMap { name -> Int32? in
+      name.hasPrefix("\(Program.xdp.rawValue)-") ? Int32(name.dropFirst(Program.xdp.rawValue.count + 1)) : nil
     }
+    return DeviceHook.all(in: folder.links).map { (.tc, $0.interface) } + early.map { (.xdp, $0) }
+  }
+
+  static func detach(_ program: Program, _ interface: Int32, _ folder: PinFolder) {
+    switch program {
+    case .tc: hook(interface, folder).detach()
+    case .xdp: unsafe unlink(earlyPath(interface, folder))
+    }
+  }
+
+  /// Takes the programs from all devices of a node.
+  static func detachAll(_ folder: PinFolder) {
+    for (program, interface) in devices(of: folder) { detach(program, interface, folder) }
   }
 
   /// Brings service tables of one's own up to date. False where the maps are too small.

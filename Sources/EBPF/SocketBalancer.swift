@@ -87,7 +87,8 @@ public final class SocketBalancer {
     }
     let support = KernelSupport.probe()
     let plan = support.plan(wanted: options.hooks)
-    let packetOptions = PacketBalancer.refusal() == nil ? options.packets : nil
+    var packetOptions = DeviceWay.refusal() == nil ? options.packets : nil
+    if PacketBalancer.earlyRefusal() != nil { packetOptions?.programs.remove(.xdp) }
     guard plan.values.contains(.use) || packetOptions != nil else {
       throw EBPFError("no hook for services can be used", hint: "kalsae ebpf status says why")
     }
@@ -120,7 +121,7 @@ public final class SocketBalancer {
       }
       try SocketBalancer.pinMaps(of: object, packets, folder)
       try SocketBalancer.attach(object, folder, cgroup, plan)
-      if packets == nil { for link in PacketBalancer.links(in: folder) { unsafe unlink(link.path) } }
+      if packets == nil { PacketBalancer.detachAll(folder) }
       try folder.settleMaps()
     } catch {
       // What was there before goes on as it was.
@@ -286,6 +287,7 @@ public final class SocketBalancer {
     let folder = PinFolder(node: node)
     guard PinFolder.isThere(folder.links) else { return false }
     for hook in Hook.order.reversed() { detach("\(folder.links)/\(hook.rawValue)") }
+    PacketBalancer.detachAll(folder)
     folder.remove(owns)
     return true
   }

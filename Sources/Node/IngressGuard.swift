@@ -12,7 +12,8 @@ import Synchronization
 public final class IngressGuard: Sendable {
   /// The filter's place among those of a device: early, because a filter before it that accepts a packet ends the search.
   public static let preference: UInt16 = 11
-  /// The filter's handle says whether the `clsact` was there before: it goes with the guard only if it came with it.
+  /// A filter's handle says whether the `clsact` came with a filter of ours: then it goes with the last of them. The
+  /// programs of `EBPF` have the same handles at other preferences, where they are filters.
   private static let handleWithOwnQdisc: UInt32 = 0x6b61
   private static let handleOnFoundQdisc: UInt32 = 0x6b62
 
@@ -42,8 +43,11 @@ public final class IngressGuard: Sendable {
       made = false
     }
     do throws(NodeError) {
-      let own = made ? [] : try IngressGuard.filters(of: interface, at: IngressGuard.ingress, netlink).filter(\.isOwn)
-      handle = own.first?.handle ?? (made ? IngressGuard.handleWithOwnQdisc : IngressGuard.handleOnFoundQdisc)
+      let found = made ? [] : try IngressGuard.filters(of: interface, netlink)
+      let isOurs = made || found.contains { $0.kind == "bpf" && $0.handle == IngressGuard.handleWithOwnQdisc }
+      handle =
+        found.first(where: \.isOwn)?.handle
+        ?? (isOurs ? IngressGuard.handleWithOwnQdisc : IngressGuard.handleOnFoundQdisc)
       try IngressGuard.install(program, handle, interface, netlink)
     } catch {
       if made { try? IngressGuard.deleteQdisc(interface, netlink) }
@@ -74,9 +78,7 @@ public final class IngressGuard: Sendable {
     do throws(NodeError) {
       try netlink.request(message, netlink.label(interface), "remove the ingress filter")
       guard handle == IngressGuard.handleWithOwnQdisc else { return }
-      for parent in [IngressGuard.ingress, IngressGuard.egress] {
-        guard try IngressGuard.filters(of: interface, at: parent, netlink).isEmpty else { return }
-      }
+      guard try IngressGuard.filters(of: interface, netlink).isEmpty else { return }
       try IngressGuard.deleteQdisc(interface, netlink)
     } catch {
       switch error.code {
@@ -128,6 +130,10 @@ public final class IngressGuard: Sendable {
       kind == "bpf" && preference == IngressGuard.preference
         && (handle == IngressGuard.handleWithOwnQdisc || handle == IngressGuard.handleOnFoundQdisc)
     }
+  }
+
+  private static func filters(of interface: Int32, _ netlink: Netlink) throws(NodeError) -> [Filter] {
+    try filters(of: interface, at: ingress, netlink) + filters(of: interface, at: egress, netlink)
   }
 
   private static func filters(

@@ -128,10 +128,11 @@ struct PacketBalancerLiveTests {
       try lab.runUnchecked([try builtProgram("kalsae")] + arguments)
     }
 
-    func load() throws -> String {
+    /// `without`: what the kernel is taken not to have.
+    func load(without: String = "") throws -> String {
       try lab.run([
-        "nsenter", "--net=\(node.path)", try builtProgram("kalsae"), "ebpf", "load", "--state", state, "--node", name,
-        "--cgroup", group,
+        "nsenter", "--net=\(node.path)", "env", "KALSAE_EBPF_WITHOUT=\(without)", try builtProgram("kalsae"), "ebpf",
+        "load", "--state", state, "--node", name, "--cgroup", group,
       ]).standardOutput
     }
 
@@ -195,7 +196,7 @@ struct PacketBalancerLiveTests {
             for folder, _, files in os.walk(f"{root}/kalsae/{sys.argv[1]}"):
                 for name in files:
                     fd = bpf.bpf_obj_get(f"{folder}/{name}".encode())
-                    kind = "link" if folder.endswith("links") else "map"
+                    kind = "map" if not folder.endswith("links") else "prog" if name.startswith("filter-") else "link"
                     words = info(fd)
                     # A link says which program it holds.
                     print(kind, words[1])
@@ -211,14 +212,18 @@ struct PacketBalancerLiveTests {
   }
 
   @Test(
-    "KP-20 KP-22 KP-23 KP-32 KP-34 KP-35 HTTP by ClusterIP, NodePort and load balancer address, both families, with nobody running; unload leaves nothing"
-  )
-  func http() throws {
+    "KP-20 KP-22 KP-23 KP-32 KP-34 KP-35 HTTP by ClusterIP, NodePort and load balancer address, both families, with nobody running; unload leaves nothing",
+    arguments: ["", "tcx"])
+  func http(without: String) throws {
     let site = try Site("lbhttp")
     try site.serve([1])
     try site.startServers([0, 1])
-    let loaded = try site.load()
+    let loaded = try site.load(without: without)
     #expect(loaded.contains("packets of 4 devices"), "\(loaded)")
+    func filters() throws -> String {
+      try site.node.run("tc", "filter", "show", "dev", "pod0", "ingress").check().standardOutput
+    }
+    #expect(try filters().contains("tc_lb") == (without == "tcx"))
     let (a, outside) = (site.pods[0], site.outside)
     // A pod is seen as itself.
     #expect(try site.get(a, "10.96.0.10") == "b 10.244.1.2")
@@ -242,6 +247,7 @@ struct PacketBalancerLiveTests {
     #expect(try site.kalsae("ebpf", "unload", "--node", site.name).standardOutput == "unloaded: node \(site.name)\n")
     try waitUntil("the kernel to give everything back") { try site.alive(numbers).isEmpty }
     #expect(try site.pinned().isEmpty)
+    #expect(try !site.node.run("tc", "qdisc", "show").check().standardOutput.contains("clsact"))
     #expect(try site.get(outside, "10.9.0.1:30080") == "failed")
   }
 

@@ -1,10 +1,12 @@
 import Addresses
+import CEBPF
 import Dataplane
 import Glibc
 import Lab
 import Ports
 import Testing
 
+@testable import EBPF
 @testable import Node
 
 /// These tests make network namespaces, which needs root; elsewhere they are reported as skipped.
@@ -129,6 +131,54 @@ struct IngressGuardTests {
     try second.remove()
     #expect(try !pair.n.run("tc", "qdisc", "show", "dev", "host0").standardOutput.contains("clsact"))
     try first.remove()
+  }
+
+  @Test(
+    "programs as filters, for kernels without tcx, share the guard's clsact: it goes with the last, whichever that is")
+  func shares() throws {
+    let pair = try Pair("share")
+    defer { pair.lab.cleanUp() }
+    func tc(_ words: String...) throws -> String { try pair.n.run(["tc"] + words).check().standardOutput }
+    func filters() throws -> [Int] {
+      try tc("filter", "show", "dev", "host0", "ingress").split(separator: "\n").filter { $0.contains("handle") }
+        .compactMap { $0.split(separator: " ").drop { $0 != "pref" }.dropFirst().first.flatMap { Int($0) } }
+    }
+    func isThere() throws -> Bool { try tc("qdisc", "show", "dev", "host0").contains("clsact") }
+    let space = NetworkNamespace(pair.n.path)
+    let object = try BPFObject("overlay", EmbeddedObjects.overlay)
+    try object.load()
+    let program = try object.program("overlay_carry")
+    func attach(_ preference: UInt32) throws {
+      #expect(try space.run { kalsae_bpf_attach_filter(program, pair.device, false, preference) } == 0)
+    }
+    func detach(_ preference: UInt32) -> Int32 {
+      unsafe kalsae_bpf_detach_filter(pair.n.path, pair.device, false, preference)
+    }
+    for guardIsFirst in [true, false] {
+      for guardGoesFirst in [true, false] {
+        if !guardIsFirst { try attach(8) }
+        let guardian = try IngressGuard(interface: pair.device, classifier: .everything, netlink: pair.netlink)
+        if guardIsFirst { try attach(8) }
+        // Twice: the second takes the first one's place.
+        for _ in 0..<2 { try attach(10) }
+        #expect(try filters() == [8, 10, 11])
+        if guardGoesFirst { try guardian.remove() }
+        #expect(detach(8) == 0 && detach(10) == 0)
+        #expect(try isThere() == !guardGoesFirst)
+        try guardian.remove()
+        #expect(try !isThere())
+        #expect(detach(8) < 0, "there is none any more")
+      }
+    }
+    // What others have stays, and where clsact was theirs it stays too.
+    try attach(8)
+    _ = try tc("filter", "add", "dev", "host0", "egress", "pref", "20", "bpf", "da", "bytecode", "1,6 0 0 0")
+    #expect(detach(8) == 0)
+    #expect(try isThere())
+    _ = try tc("filter", "del", "dev", "host0", "egress", "pref", "20")
+    try attach(8)
+    #expect(detach(8) == 0)
+    #expect(try isThere())
   }
 
   @Test("a device that is not there, or goes while it is guarded")

@@ -76,10 +76,23 @@ int kalsae_bpf_attach_cgroup(int program, int cgroup, int hook);
 int kalsae_bpf_link_update(int link, int program);
 int kalsae_bpf_link_detach(int link);
 
+/// Whether programs for devices can be loaded: 0, or why not.
+int kalsae_bpf_probe_devices(void);
 /// Whether programs can be attached to devices by links (tcx, Linux 6.6): 0, or why not.
 int kalsae_bpf_probe_tcx(void);
-/// Attaches a program to a device's ingress by a link, in front of all others; returns its descriptor.
-int kalsae_bpf_attach_ingress(int program, int ifindex);
+/// Attaches a program to a device's ingress or egress by a link, in front of all others or behind them; returns its
+/// descriptor.
+int kalsae_bpf_attach_device(int program, int ifindex, bool egress, bool is_first);
+
+/// Handles of filters of traffic control: each says whether the device's queueing discipline for filters (clsact) came with
+/// one of ours, and so goes with the last. `IngressGuard` has the same.
+enum { KALSAE_FILTER_MADE = 0x6b61, KALSAE_FILTER_FOUND = 0x6b62 };
+/// Attaches a program to a device of the caller's network namespace as a filter of traffic control, or puts it in the place
+/// of ours with that preference: for kernels without tcx. It stays until it is detached, or the device goes.
+int kalsae_bpf_attach_filter(int program, int ifindex, bool egress, uint32_t preference);
+/// Takes it from a device of the network namespace at `path`; and the queueing discipline, if it came with one of ours and
+/// nobody else has a filter there.
+int kalsae_bpf_detach_filter(const char *path, int ifindex, bool egress, uint32_t preference);
 /// Puts a program in the place of a socket's filter.
 int kalsae_bpf_attach_socket(int program, int socket);
 /// Maps the values of an array that was made for it (BPF_F_MMAPABLE) into memory.
@@ -93,8 +106,6 @@ int kalsae_bpf_run(
     int program, int ifindex, uint32_t segment, void *frame, uint32_t length, uint32_t *capacity, uint32_t repeat,
     uint32_t *verdict, uint32_t *nanoseconds);
 
-/// As `kalsae_bpf_attach_ingress`, behind all other programs that are there.
-int kalsae_bpf_attach_last(int program, int ifindex);
 /// Attaches a program to a device by a link, before the kernel makes its own of a packet: in the driver, or where that
 /// cannot in front of the kernel's stack (`is_generic`). Returns the link's descriptor.
 int kalsae_bpf_attach_xdp(int program, int ifindex, bool *is_generic);
