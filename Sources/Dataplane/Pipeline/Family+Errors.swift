@@ -11,10 +11,13 @@ extension Family {
     let octets = frame.octets
     let error = Key(addressesOf: octets, FlowKeyTail())
     let message = octets.dropping(min(Int(core.contexts[index].transport), octets.count))
-    // The quoted packet went out where the error comes in: its answers would have come in there too.
+    // The quoted packet went out where the error comes in: its answers would have come in there too. Who sent it is told,
+    // and nobody else: else a flow of one's own would open the way to everybody (NP-6).
     let answers =
       core.contexts[index].flags.contains(.fragment) || message.count < ICMPv4Header.length
-      ? -1 : answering(message.dropping(ICMPv4Header.length), zone: core.ingressRecord.zone)
+      ? -1
+      : answering(
+        message.dropping(ICMPv4Header.length), zone: core.ingressRecord.zone, sender: error.destinationAddress)
     guard answers >= 0, flows.table.slots[answers].rewrites else {
       return core.forwardWithoutFlow(
         index, source: error.sourceAddress, destination: error.destinationAddress, isExpected: answers >= 0, &batch,
@@ -57,10 +60,13 @@ extension Family {
     restore(frame.octets, answers, isPartial: frame.flags.contains(.checksumPartial))
   }
 
-  /// The position of the direction that answers a packet which left by a port of `zone`; negative where no flow is known.
-  private func answering(_ octets: Octets, zone: Zone) -> Int {
+  /// The position of the direction that answers a packet which left by a port of `zone`; negative where no flow is known,
+  /// or where the packet is not from `sender`.
+  private func answering(_ octets: Octets, zone: Zone, sender: IPAddress? = nil) -> Int {
     guard let quoted = QuotedPacket(octets, isIPv6: Key.isIPv6) else { return -1 }
-    let reply = Key(addressesOf: octets, quoted.tail).reversed(zone: zone)
+    let key = Key(addressesOf: octets, quoted.tail)
+    if let sender, key.sourceAddress != sender { return -1 }
+    let reply = key.reversed(zone: zone)
     return flows.table.find(reply, reply.hash)
   }
 

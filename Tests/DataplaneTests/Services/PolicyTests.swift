@@ -282,6 +282,9 @@ import Testing
     #expect(bench.send(bench.fromPod(error, 11), at: bench.podB).drops == [.policyEgress: 1])
     #expect(bench.send(bench.fromPod(datagram), at: bench.podA).octets(bench.podB).count == 1)
     #expect(bench.send(bench.fromPod(error, 11), at: bench.podB).octets(bench.podA).count == 1)
+    // And to nobody but who sent it.
+    let astray = icmp(bench.pod(11, family), bench.remote(10, family), type, code, datagram)
+    #expect(bench.send(bench.fromPod(astray, 11), at: bench.podB).drops == [.policyEgress: 1])
   }
 
   @Test("NP-7 a pod and its own node, and a pod and itself, are never kept apart", arguments: Wire.all)
