@@ -64,7 +64,7 @@ extension Core {
     _ index: Int, _ tail: FlowKeyTail, source: IPAddress, destination: IPAddress, _ batch: inout FrameBatch,
     _ tables: borrowing Tables
   ) -> Judgement? {
-    guard isAcceptable(index, source: source, destination: destination, &batch, tables) else { return nil }
+    guard isAcceptable(index, tail, source: source, destination: destination, &batch, tables) else { return nil }
     // KP-39: a connection whose beginning was not seen.
     if tail.transport == IPProtocol.tcp.rawValue, !tables.settings.tcpBeLiberal, contexts[index].tcpFlags & 0x17 != 0x02
     {
@@ -121,7 +121,8 @@ extension Core {
 
   /// Whether a first packet may pass at all. Where not, it was dropped or answered.
   private mutating func isAcceptable(
-    _ index: Int, source: IPAddress, destination: IPAddress, _ batch: inout FrameBatch, _ tables: borrowing Tables
+    _ index: Int, _ tail: FlowKeyTail, source: IPAddress, destination: IPAddress, _ batch: inout FrameBatch,
+    _ tables: borrowing Tables
   ) -> Bool {
     if let problem = sourceProblem(source, contexts[index], tables) {
       drop(index, problem, batch)
@@ -141,7 +142,7 @@ extension Core {
       drop(index, .invalidSource, batch)
       return false
     }
-    if ingressRecord.role == PortRole.pod.rawValue, isTunnelPacket(index, batch, tables) {
+    if ingressRecord.role == PortRole.pod.rawValue, isTunnelPacket(tail, tables) {
       drop(index, .tunnelFromPod, batch)
       return false
     }
@@ -219,7 +220,8 @@ extension Core {
     _ tables: borrowing Tables
   ) {
     contexts[index].hash = mix(UInt64(truncatingIfNeeded: destination.word), UInt64(truncatingIfNeeded: source.word))
-    guard isAcceptable(index, source: source, destination: destination, &batch, tables) else { return }
+    let tail = FlowKeyTail(transport: contexts[index].transportProtocol)
+    guard isAcceptable(index, tail, source: source, destination: destination, &batch, tables) else { return }
     if isBareUnderlay(index), tables.localAddresses.find(destination) != nil {
       return drop(index, .leftToHost, batch)
     }
@@ -274,19 +276,13 @@ extension Core {
     return false
   }
 
-  /// Whether the packet is one of a tunnel protocol, which no pod may send (NODE-4).
-  private mutating func isTunnelPacket(_ index: Int, _ batch: borrowing FrameBatch, _ tables: borrowing Tables) -> Bool
-  {
-    let context = contexts[index]
-    switch context.transportProtocol {
-    case IPProtocol.ipv4.rawValue, IPProtocol.ipv6.rawValue, IPProtocol.gre.rawValue: return true
+  /// Whether a flow is one of a tunnel protocol, which no pod may send (NODE-4).
+  private func isTunnelPacket(_ tail: FlowKeyTail, _ tables: borrowing Tables) -> Bool {
+    switch tail.transport {
+    case IPProtocol.ipv4.rawValue, IPProtocol.ipv6.rawValue, IPProtocol.gre.rawValue: true
     case IPProtocol.udp.rawValue:
-      let frame = batch[index]
-      let offset = Int(context.transport) + 2
-      guard !context.flags.contains(.laterFragment), offset + 2 <= frame.octets.count else { return false }
-      let port = frame.octets[u16: offset]
-      return port == tables.settings.vxlanPort || port == tables.settings.genevePort
-    default: return false
+      tail.destinationPort == tables.settings.vxlanPort || tail.destinationPort == tables.settings.genevePort
+    default: false
     }
   }
 }

@@ -113,6 +113,20 @@ import Testing
     #expect(bench.send(bench.fromPod(packet), at: bench.podA).octets(bench.underlay).count == 1)
   }
 
+  @Test("NODE-4 a tunnel packet out of a pod is none the less one in fragments", arguments: [IPFamily.ipv4, .ipv6])
+  func tunnelFragments(_ family: IPFamily) {
+    let bench = Bench()
+    let packet = udp(
+      bench.pod(10, family), bench.remote(10, family), from: 5000, to: 4789, [UInt8](repeating: 0, count: 32))
+    let payload = Array(packet[(family == .ipv4 ? 20 : 40)...])
+    for (start, end) in [(0, 24), (24, payload.count)] {
+      let part = ip(
+        bench.pod(10, family), bench.remote(10, family), 17, Array(payload[start..<end]),
+        with: IPFields(identification: 7, more: start == 0, offset: start))
+      expectDrop(bench, .tunnelFromPod, bench.fromPod(part), at: bench.podA)
+    }
+  }
+
   @Test("NODE-3 the node's own packets on the underlay are left to its kernel, unanswered")
   func leftToHost() {
     let bench = Bench(.ipip)
