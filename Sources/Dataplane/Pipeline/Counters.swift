@@ -9,6 +9,14 @@ public struct DropSample: Sendable {
   public var octets: [UInt8]
 
   public static var octetCount: Int { 96 }
+
+  public init(timestamp: UInt64, port: PortIndex, reason: DropReason, length: Int, octets: [UInt8]) {
+    self.timestamp = timestamp
+    self.port = port
+    self.reason = reason
+    self.length = length
+    self.octets = octets
+  }
 }
 
 /// The drops of one worker by port and reason, and the last of them. Written by the worker; read from elsewhere only at

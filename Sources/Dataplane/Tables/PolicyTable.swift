@@ -75,6 +75,9 @@ struct PolicyTable: ~Copyable {
   private var blockNumbers: [IPPrefix: UInt32] = [:]
   private var freeBlocks: [UInt32] = []
 
+  /// What somebody who follows the table has not seen yet; nil: nobody does.
+  var unseen: UnseenPolicies?
+
   /// The memory of what packets are decided by.
   var octets: Int { use.reduce(0) { $0 + $1.octets } }
 
@@ -208,9 +211,32 @@ struct PolicyTable: ~Copyable {
     return 0
   }
 
+  // MARK: What was given
+
+  /// The blocks in use.
+  var blockPrefixes: some Collection<IPPrefix> { blockNumbers.keys }
+
+  /// The peers that a block is; nil: it is not in use.
+  func peers(of block: IPPrefix) -> [PeerIndex]? {
+    blockNumbers[block].map { words(blockPeers[Int($0)], stride: 1) }
+  }
+
+  /// The rules of a group.
+  func rules(of group: PolicyGroupIndex) -> [PeerIndex: PolicyPorts] {
+    let record = groups[Int(group)]
+    var rules: [PeerIndex: PolicyPorts] = [:]
+    if record.any != 0 { rules[.anyPeer] = portsContents[record.any] }
+    for list in [record.pods, record.blocks] {
+      let words = words(list, stride: 2)
+      for rule in stride(from: 0, to: words.count, by: 2) { rules[words[rule]] = portsContents[words[rule + 1]] }
+    }
+    return rules
+  }
+
   // MARK: Pods
 
   mutating func setPod(_ address: IPAddress, _ policy: PodPolicy) {
+    unseen?.pods.insert(address)
     let index: UInt32
     if let known = pods.find(address) {
       index = known
@@ -229,6 +255,7 @@ struct PolicyTable: ~Copyable {
 
   mutating func removePod(_ address: IPAddress) {
     guard let index = pods.find(address) else { return }
+    unseen?.pods.insert(address)
     pods.remove(address)
     records[Int(index)].generation &+= 1
     records[Int(index)].egress = 0
@@ -241,6 +268,7 @@ struct PolicyTable: ~Copyable {
   /// Says which node an address belongs to; 0: none.
   mutating func setNode(_ address: IPAddress, _ node: UInt32) {
     if (nodes.find(address) ?? 0) == node { return }
+    unseen?.owners.insert(address)
     if node == 0 { nodes.remove(address) } else { nodes.insert(address, value: node) }
     noteNodes()
   }
@@ -264,6 +292,7 @@ struct PolicyTable: ~Copyable {
 
   /// Says which peers the pods of an identity are, and what ports of theirs have names.
   mutating func setIdentity(_ identity: IdentityIndex, peers: some Sequence<PeerIndex>, ports: [NamedPolicyPort]) {
+    unseen?.identities.insert(identity)
     reserve(identity: identity)
     let old = identities[Int(identity)]
     lists.free(old.peers.place, Int(old.peers.count))
@@ -280,6 +309,7 @@ struct PolicyTable: ~Copyable {
 
   /// Makes the rules of a group these; without any the group allows nothing.
   mutating func setGroup(_ group: PolicyGroupIndex, _ rules: [PeerIndex: PolicyPorts]) {
+    unseen?.groups.insert(group)
     reserve(group: group)
     let old = groups[Int(group)]
     var record = GroupRecord(any: 0, pods: PeerList(place: 0, count: 0), blocks: PeerList(place: 0, count: 0))
@@ -337,6 +367,7 @@ struct PolicyTable: ~Copyable {
 
   /// Takes a block into use: addresses whose longest block in use it is are these peers.
   mutating func setBlock(_ prefix: IPPrefix, peers: some Sequence<PeerIndex>) {
+    unseen?.blocks.insert(prefix)
     let number: UInt32
     if let known = blockNumbers[prefix] {
       number = known
@@ -358,6 +389,7 @@ struct PolicyTable: ~Copyable {
   /// Takes a block out of use.
   mutating func removeBlock(_ prefix: IPPrefix) {
     guard let number = blockNumbers.removeValue(forKey: prefix) else { return }
+    unseen?.blocks.insert(prefix)
     lists.free(blockPeers[Int(number)].place, Int(blockPeers[Int(number)].count))
     freeBlocks.append(number)
     switch prefix {

@@ -169,33 +169,39 @@ extension Tables {
   public var routeCount: Int { routes.count }
 
   public mutating func setPodAddress(_ address: IPAddress, port: PortIndex) {
+    policies.unseen?.pods.insert(address)
     podAddresses.insert(address, value: UInt32(port.rawValue))
     advanceEpoch()
   }
 
   public mutating func removePodAddress(_ address: IPAddress) {
+    policies.unseen?.pods.insert(address)
     podAddresses.remove(address)
     advanceEpoch()
   }
 
   public mutating func addLocalAddress(_ address: IPAddress) {
+    policies.unseen?.owners.insert(address)
     localAddresses.insert(address, value: 0)
     revision &+= 1
   }
 
   public mutating func removeLocalAddress(_ address: IPAddress) {
+    policies.unseen?.owners.insert(address)
     localAddresses.remove(address)
     revision &+= 1
   }
 
   /// Says that the node has an address, on the underlay or on another device.
   public mutating func addOwnAddress(_ address: IPAddress) {
+    policies.unseen?.owners.insert(address)
     ownAddresses.insert(address, value: 0)
     policies.noteNodes()
     advanceEpoch()
   }
 
   public mutating func removeOwnAddress(_ address: IPAddress) {
+    policies.unseen?.owners.insert(address)
     ownAddresses.remove(address)
     policies.noteNodes()
     advanceEpoch()
@@ -206,7 +212,10 @@ extension Tables {
     localAddresses.find(address) != nil || ownAddresses.find(address) != nil
   }
 
-  public mutating func addGatewayAddress(_ address: IPAddress) { gatewayAddresses.insert(address, value: 0) }
+  public mutating func addGatewayAddress(_ address: IPAddress) {
+    policies.unseen?.owners.insert(address)
+    gatewayAddresses.insert(address, value: 0)
+  }
 
   /// Accepts tunnel packets from `address`.
   public mutating func setPeer(_ peer: Peer, at address: IPAddress) {
