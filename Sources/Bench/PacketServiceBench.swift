@@ -5,7 +5,7 @@ import Glibc
 
 /// How long a program in the kernel takes for a packet; medians, in nanoseconds.
 public struct PacketServiceResult: Sendable, Codable {
-  /// The program: tc_lb or xdp_lb, or one in its place that only reads the headers.
+  /// The program: tc_lb, xdp_lb or policy, or one in its place that only reads the headers.
   public var program: String
   public var family: String
   public var services: Int
@@ -14,7 +14,7 @@ public struct PacketServiceResult: Sendable, Codable {
   public var back: UInt32?
   /// The first of a connection.
   public var new: UInt32?
-  /// To no service.
+  /// To no service, or forbidden.
   public var miss: UInt32
 }
 
@@ -46,6 +46,49 @@ public enum PacketServiceBench {
       }
     }
     for number in services { results += try measure(number) }
+    return try results + measurePolicy()
+  }
+
+  /// A pod that a policy restricts, by a block and a port among others, and its packets to somebody outside.
+  private static func measurePolicy() throws -> [PacketServiceResult] {
+    var tables = Tables()
+    let port = tables.addPort(PortDescription(name: "pod", role: .pod, mac: mac, mtu: 1500))
+    tables.setPolicyIdentity(1, peers: [1], ports: [])
+    var results: [PacketServiceResult] = []
+    for family in IPFamily.allCases {
+      tables.setPolicyBlock(IPPrefix(family == .ipv4 ? "198.51.100.0/24" : "2001:db8:c::/64")!, peers: [.block(1)])
+      tables.setPodAddress(endpoint(family, 0), port: port)
+    }
+    var ports = PolicyPorts.ports(6, 80...80)
+    ports.formUnion((0..<32).map { .ports(6, 1000 + 10 * $0...1004 + 10 * $0) })
+    tables.setPolicyGroup(1, [.block(1): ports], pods: [])
+    for family in IPFamily.allCases {
+      tables.setPodPolicy(endpoint(family, 0), PodPolicy(identity: 1, egress: 1, ingress: 1))
+    }
+    tables.followPolicies()
+    let enforcer = try PolicyEnforcer(node: "bench", tables.takePolicyChanges(), devices: [port: 100])
+    for family in IPFamily.allCases {
+      var source: UInt16 = 20000
+      func request(_ port: UInt16 = 80) -> [UInt8] {
+        source += 1
+        return frame(family, from: endpoint(family, 0), to: client(family), source, port)
+      }
+      let first = request()
+      let answer = answer(to: first, family)
+      func run(_ frame: [UInt8], _ isDropped: Bool = false, fromPod: Bool = true) throws -> UInt32 {
+        let result = try enforcer.run(frame, fromPod: fromPod, interface: fromPod ? 100 : 0)
+        guard (result.dropped != nil) == isDropped else {
+          throw SocketBenchError(description: "policy: \(result.dropped ?? "not dropped"), \(family)")
+        }
+        return result.nanoseconds
+      }
+      _ = try run(first)
+      results.append(
+        PacketServiceResult(
+          program: "policy", family: "\(family)", services: 0, hit: try median { try run(first) },
+          back: try median { try run(answer, fromPod: false) }, new: try median { try run(request()) },
+          miss: try median { try run(request(81), true) }))
+    }
     return results
   }
 

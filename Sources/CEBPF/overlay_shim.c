@@ -57,9 +57,10 @@ int kalsae_bpf_map_memory(int map, size_t size, void **out) {
 }
 
 int kalsae_bpf_run(
-    int program, int ifindex, uint32_t segment, void *frame, uint32_t length, uint32_t *capacity, uint32_t repeat,
+    int program, int ifindex, int ingress, uint32_t segment, void *frame, uint32_t length, uint32_t *capacity, uint32_t repeat,
     uint32_t *verdict, uint32_t *nanoseconds) {
-  struct __sk_buff context = {.ifindex = (uint32_t)ifindex, .gso_size = segment};
+  struct __sk_buff context = {
+      .ifindex = (uint32_t)ifindex, .ingress_ifindex = (uint32_t)ingress, .gso_size = segment};
   void *out = malloc(*capacity);
   if (!out) return -ENOMEM;
   DECLARE_LIBBPF_OPTS(

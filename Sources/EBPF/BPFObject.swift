@@ -80,7 +80,7 @@ final class BPFObject {
     let error = unsafe octets.withUnsafeMutableBytes { buffer in
       kind == .tc
         ? unsafe kalsae_bpf_run(
-          number, 1, segment, buffer.baseAddress!, UInt32(frame.count), &capacity, repeating, &result, &nanoseconds)
+          number, 1, 0, segment, buffer.baseAddress!, UInt32(frame.count), &capacity, repeating, &result, &nanoseconds)
         : unsafe kalsae_bpf_run_xdp(
           number, buffer.baseAddress!, UInt32(frame.count), &capacity, repeating, &result, &nanoseconds)
     }

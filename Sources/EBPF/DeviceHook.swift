@@ -1,18 +1,25 @@
 import CEBPF
 import Glibc
 
-/// The programs that are attached to the ingress of devices. Raw values name what is pinned.
+/// The programs that are attached to devices. Raw values name what is pinned.
 enum DeviceProgram: String, CaseIterable {
   case overlay = "link"
   case balancer = "tc_lb"
+  case policyFromPod = "policy_in"
+  case policyToPod = "policy_out"
 
-  /// Whether it comes before the programs of others: what user space has decided is before what the kernel would decide.
-  var isFirst: Bool { self == .overlay }
+  /// Whether it sees what goes out by the device, and not what comes in.
+  var isEgress: Bool { self == .policyToPod }
+
+  /// Whether it comes before the programs of others: what user space has decided, and policy, are before what the kernel
+  /// would decide.
+  var isFirst: Bool { self != .balancer }
 
   /// Its place among filters of traffic control: all are in front of the guard (11), which drops what is the data plane's.
   var preference: UInt32 {
     switch self {
     case .overlay: 8
+    case .policyFromPod, .policyToPod: 9
     case .balancer: 10
     }
   }
@@ -71,7 +78,7 @@ struct DeviceHook {
     }
   }
 
-  private var failure: String { "cannot attach \(program.rawValue) to the ingress of interface \(interface)" }
+  private var failure: String { "cannot attach \(program.rawValue) to interface \(interface)" }
 
   private func attachLink(_ number: Int32) throws(EBPFError) {
     if let link = PinFolder.get(linkPath) {
@@ -79,7 +86,8 @@ struct DeviceHook {
       // Its device is gone, and another has its number.
       unsafe unlink(linkPath)
     }
-    let link = Descriptor(try check(kalsae_bpf_attach_device(number, interface, false, program.isFirst), failure))
+    let link = Descriptor(
+      try check(kalsae_bpf_attach_device(number, interface, program.isEgress, program.isFirst), failure))
     try check(
       unsafe kalsae_bpf_pin(link.number, linkPath), "cannot pin the link of interface \(interface) at \(linkPath)")
   }
@@ -91,7 +99,7 @@ struct DeviceHook {
     unsafe unlink(next)
     try check(unsafe kalsae_bpf_pin(number, next), "cannot pin a program at \(next)")
     if unsafe rename(next, path) != 0 { throw EBPFError("cannot rename \(next)", code: errno) }
-    let result = kalsae_bpf_attach_filter(number, interface, false, program.preference)
+    let result = kalsae_bpf_attach_filter(number, interface, program.isEgress, program.preference)
     if result < 0 { unsafe unlink(path) }
     try check(result, failure, hint: "the kernel needs CONFIG_NET_SCH_INGRESS and CONFIG_NET_CLS_BPF")
   }
@@ -105,7 +113,7 @@ struct DeviceHook {
     for name in PinFolder.list(place) where name.hasPrefix(filterPrefix) {
       if let cookie = UInt64(name.dropFirst(filterPrefix.count)), let file = SocketNamespace.file(of: cookie) {
         // A device that is gone took its filters along.
-        _ = unsafe kalsae_bpf_detach_filter(file, interface, false, program.preference)
+        _ = unsafe kalsae_bpf_detach_filter(file, interface, program.isEgress, program.preference)
       }
       unsafe unlink("\(place)/\(name)")
     }

@@ -27,6 +27,8 @@ public struct EBPFReport: Sendable, Codable {
   public var notes: [String] = []
   /// nil: the kernel carries no flows.
   public var overlay: OverlayReport?
+  /// nil: the kernel enforces no policy.
+  public var policy: PolicyReport?
 
   /// The state of a node's programs; nil: of none.
   public static func read(node: String?) -> EBPFReport {
@@ -56,7 +58,10 @@ public struct EBPFReport: Sendable, Codable {
           purpose: hook.purpose))
     }
     report.addDevices(folder)
-    if let folder { report.overlay = OverlayReport.read(folder) }
+    if let folder {
+      report.overlay = OverlayReport.read(folder)
+      report.policy = PolicyReport.read(folder)
+    }
     if !support.canRefuse {
       report.notes.append(
         "this kernel has no bpf_set_retval (Linux 5.18): connections that nobody can serve are refused in user space")
@@ -95,6 +100,9 @@ public struct EBPFReport: Sendable, Codable {
     add(
       "xdp_lb/xdp", PacketBalancer.earlyRefusal().map { "no: \($0)" } ?? "yes", attached.count { $0.program == .xdp },
       purpose)
+    add(
+      "policy/pods", ability, folder.map { PolicyEnforcer.devices(of: $0) } ?? 0,
+      "network policy, where no agent runs and the kernel routes")
   }
 
   static let counterNames: [(name: String, meaning: String)] = [

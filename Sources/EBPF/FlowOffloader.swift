@@ -278,7 +278,7 @@ public final class FlowOffloader: FlowOffload {
     let program = try object.program("overlay_carry")
     let result = unsafe octets.withUnsafeMutableBytes { buffer in
       unsafe kalsae_bpf_run(
-        program, interface, segment, buffer.baseAddress!, UInt32(frame.count), &capacity, repeating, &verdict,
+        program, interface, 0, segment, buffer.baseAddress!, UInt32(frame.count), &capacity, repeating, &verdict,
         &nanoseconds)
     }
     try check(result, "cannot run the program")

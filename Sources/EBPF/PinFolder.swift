@@ -18,7 +18,14 @@ public struct PinFolder: Sendable {
   /// What carries flows between the devices of a network namespace: a thing of its own, without the services.
   func overlay(_ namespace: UInt64) -> String { "\(path)/overlay-\(namespace)" }
   /// Those that there are.
-  var overlays: [String] { PinFolder.list(path).filter { $0.hasPrefix("overlay-") }.map { "\(path)/\($0)" } }
+  var overlays: [String] { folders("overlay-") }
+  /// What enforces policy at the devices of a network namespace.
+  func policy(_ namespace: UInt64) -> String { "\(path)/policy-\(namespace)" }
+  var policies: [String] { folders("policy-") }
+
+  private func folders(_ prefix: String) -> [String] {
+    PinFolder.list(path).filter { $0.hasPrefix(prefix) }.map { "\(path)/\($0)" }
+  }
 
   public init(node: String) {
     self.node = node

@@ -4,7 +4,7 @@ struct Places {
   private var next: UInt32 = 1
   private var free: [UInt32] = []
   private var waiting: [UInt32] = []
-  let capacity: Int
+  var capacity: Int
 
   init(capacity: Int) { self.capacity = capacity }
 
@@ -32,7 +32,7 @@ struct Runs {
   private var next = 1
   private var free: [Int: [UInt32]] = [:]
   private var waiting: [(place: UInt32, length: Int)] = []
-  let capacity: Int
+  var capacity: Int
 
   init(capacity: Int) { self.capacity = capacity }
 

@@ -139,15 +139,32 @@ struct EBPFAgentTests {
     defer { _ = try? kalsae(test, "ebpf", "unload", "--node", test.a.name) }
     let group = try test.lab.controlGroup()
     try test.cluster.write("web.yaml", service(endpoint: "10.244.1.2"))
-    let loaded = try test.lab.run([
-      "nsenter", "--net=\(test.a.namespace.path)", try builtProgram("kalsae"), "ebpf", "load", "--state",
-      test.cluster.state, "--node", test.a.name, "--cgroup", group,
-    ]).standardOutput
+    func load() throws -> String {
+      try test.lab.run([
+        "nsenter", "--net=\(test.a.namespace.path)", try builtProgram("kalsae"), "ebpf", "load", "--state",
+        test.cluster.state, "--node", test.a.name, "--cgroup", group,
+      ]).standardOutput
+    }
+    let loaded = try load()
     // The node's network namespace and that of the TAP pod; the other pod's manifest names none.
     #expect(
       loaded == "loaded: 1 service ports, 4 frontends, 1 endpoints; 2 network namespaces; 10 of 10 hooks; "
-        + "packets of 2 devices\n")
+        + "packets of 2 devices; policy at 1 devices by 0 rules\n")
     #expect(try kalsae(test, "ebpf", "status", "-o", "json").standardOutput.contains("\"node\" : \"node-x\""))
+    let pod = test.a.pods[0].namespace
+    let rules = try kalsae(test, "ebpf", "dump", "policy", "--node", test.a.name).standardOutput
+    #expect(rules.contains("everybody"), "\(rules)")
+    // NODE-4: what the kernel drops is shown where an agent's drops are.
+    try pod.ip("addr add 10.99.0.1/32 dev eth0")
+    try pod.ip("neigh replace 169.254.1.1 lladdr ee:ee:ee:ee:ee:ee dev eth0")
+    _ = try pod.run("ping", "-c", "1", "-W", "1", "-I", "10.99.0.1", "10.244.2.2")
+    let drops = try kalsae(test, "drops", "--node", test.a.name).standardOutput
+    #expect(drops.contains("sourceAddress") && drops.contains("10.99.0.1 > 10.244.2.2"), "\(drops)")
+    try test.cluster.configureNodes("ebpfHooks: [policy]")
+    #expect(try load() == "loaded: no services; policy at 1 devices by 0 rules\n")
+    try test.cluster.configureNodes("ebpfHooks: [connect4]")
+    #expect(try load().contains("1 of 10 hooks\n"))
+    #expect(try kalsae(test, "ebpf", "dump", "policy", "--node", test.a.name).standardOutput.contains("10.") == false)
     #expect(
       try kalsae(test, "ebpf", "unload", "--node", test.a.name).standardOutput == "unloaded: node node-x\n")
     #expect(try kalsae(test, "ebpf", "dump", "flows", "--node", test.a.name).status == .exited(66))

@@ -196,7 +196,8 @@ struct PacketBalancerLiveTests {
             for folder, _, files in os.walk(f"{root}/kalsae/{sys.argv[1]}"):
                 for name in files:
                     fd = bpf.bpf_obj_get(f"{folder}/{name}".encode())
-                    kind = "map" if not folder.endswith("links") else "prog" if name.startswith("filter-") else "link"
+                    is_hook = folder.endswith("links") or name.startswith(("policy_in-", "policy_out-", "filter-"))
+                    kind = "map" if not is_hook else "prog" if name.startswith("filter-") else "link"
                     words = info(fd)
                     # A link says which program it holds.
                     print(kind, words[1])

@@ -300,7 +300,7 @@ struct ClassifierTests {
         var verdict: UInt32 = 0
         var time: UInt32 = 0
         let length = capacity
-        let result = unsafe kalsae_bpf_run(program, 1, 0, &frame, length, &capacity, 1, &verdict, &time)
+        let result = unsafe kalsae_bpf_run(program, 1, 0, 0, &frame, length, &capacity, 1, &verdict, &time)
         #expect(result == 0)
         let expected = interpret(filter, packet)
         if verdict == .max { taken += 1 }

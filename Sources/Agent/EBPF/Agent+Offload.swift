@@ -13,6 +13,8 @@ extension Agent {
   /// Brings the devices that the kernel looks after up to date with those that are open.
   func settleOffload() {
     let settings = compiler.settings
+    // What was loaded without an agent: this one decides policy itself.
+    if PolicyEnforcer.unload(node: configuration.node) { log.info("ebpf policy: taken out of the kernel") }
     guard settings.ebpf != .off, settings.ebpfHooks.contains(.overlay) else {
       closeOffload()
       return clearTrouble(Agent.offloadSubject)

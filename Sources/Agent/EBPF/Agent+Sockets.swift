@@ -10,7 +10,7 @@ extension Agent {
   /// Loads, brings up to date or takes away the services in the kernel, as the settings say.
   func settleSockets() {
     let settings = compiler.settings
-    guard settings.ebpf != .off, settings.ebpfHooks != [.overlay] else {
+    guard settings.ebpf != .off, SocketServices.isWanted(settings) else {
       closeSockets()
       return clearTrouble(Agent.subject)
     }
@@ -52,7 +52,7 @@ extension Agent {
     let settings = compiler.settings
     guard settings.ebpf == .required else { return }
     let missing =
-      sockets == nil && settings.ebpfHooks != [.overlay]
+      sockets == nil && SocketServices.isWanted(settings)
       ? Agent.subject : offload == nil && settings.ebpfHooks.contains(.overlay) ? Agent.offloadSubject : nil
     guard let missing else { return }
     throw AgentError(

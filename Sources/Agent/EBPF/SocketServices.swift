@@ -42,6 +42,11 @@ struct SocketServices {
       }.map(\.family))
   }
 
+  /// Whether a hook for services is switched on.
+  static func isWanted(_ settings: NodeSettings) -> Bool {
+    !settings.ebpfHooks.subtracting([.overlay, .policy]).isEmpty
+  }
+
   static func options(_ settings: NodeSettings, controlGroup: String?) -> SocketBalancer.Options {
     var options = SocketBalancer.Options()
     options.hooks = Set(settings.ebpfHooks.compactMap { Hook(rawValue: $0.rawValue) })
@@ -94,6 +99,13 @@ public enum SocketLoader {
     }
     var problems = update.problems.map(\.description)
     do throws(EBPFError) {
+      // In front of those that translate: both see a connection's packets the same way.
+      let policy = try PolicyLoader.load(node: node, compiler.settings, devices.ports, &tables)
+      // Whoever loads nothing but policy has no services here.
+      guard SocketServices.isWanted(compiler.settings) || !compiler.settings.ebpfHooks.contains(.policy) else {
+        SocketBalancer.unload(node: node)
+        return ("no services\(policy)", problems)
+      }
       let namespaces = try SocketServices.namespaces(compiler) {
         problems.append("pod \($0.namespace)/\($0.name): \($1)")
       }
@@ -111,7 +123,8 @@ public enum SocketLoader {
       let used = balancer.plan.values.count { $0 == .use }
       return (
         "\(balancer.serviceCount) service ports, \(balancer.frontendCount) frontends, \(balancer.endpointCount) endpoints; "
-          + "\(namespaces.count) network namespaces; \(used) of \(balancer.plan.count) hooks\(packets)", problems
+          + "\(namespaces.count) network namespaces; \(used) of \(balancer.plan.count) hooks\(packets)\(policy)",
+        problems
       )
     } catch {
       throw AgentError(Agent.code(error.code), "\(error)")

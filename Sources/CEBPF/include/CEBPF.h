@@ -3,5 +3,6 @@
 // libbpf is seen from outside: it clashes with libpcap's.
 #include "bpf_shim.h"
 #include "ebpf_maps.h"
+#include "ebpf_policy.h"
 #include "ebpf_steer.h"
 #include "socket_diag.h"

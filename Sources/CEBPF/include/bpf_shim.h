@@ -42,6 +42,9 @@ int kalsae_bpf_delete_batch(int map, const void *keys, uint32_t count, uint32_t 
 /// Returns when every program that was running at the call has ended.
 int kalsae_bpf_wait_for_programs(void);
 
+/// Takes what lies in a ring of records of `size` octets: of more than `limit` the last. Returns how many there are.
+int kalsae_bpf_ring_take(int ring, void *out, size_t size, uint32_t limit);
+
 int kalsae_bpf_pin(int fd, const char *path);
 int kalsae_bpf_get_pinned(const char *path);
 /// Mounts a BPF file system at a folder.
@@ -100,10 +103,10 @@ int kalsae_bpf_map_memory(int map, size_t size, void **out);
 /// Loads a program for sockets that does what a classic one does: `count` times `struct sock_filter`. Returns its
 /// descriptor; -EINVAL where it has an instruction that is not known here.
 int kalsae_bpf_load_classic(const void *instructions, size_t count);
-/// Runs a program on a frame as if it had come in by a device. `frame` has room for `*capacity` octets and gets what the
+/// Runs a program on a frame as if it were at a device, and had come to the node by device `ingress`. `frame` has room for `*capacity` octets and gets what the
 /// program made of it. Returns what the program did; `nanoseconds` of each of `repeat` runs.
 int kalsae_bpf_run(
-    int program, int ifindex, uint32_t segment, void *frame, uint32_t length, uint32_t *capacity, uint32_t repeat,
+    int program, int ifindex, int ingress, uint32_t segment, void *frame, uint32_t length, uint32_t *capacity, uint32_t repeat,
     uint32_t *verdict, uint32_t *nanoseconds);
 
 /// Attaches a program to a device by a link, before the kernel makes its own of a packet: in the driver, or where that

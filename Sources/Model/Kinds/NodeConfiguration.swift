@@ -140,4 +140,6 @@ public enum EBPFHook: String, Sendable, Hashable, CaseIterable {
   case tcLB = "tc_lb"
   /// The same in front of the underlay's device.
   case xdpLB = "xdp_lb"
+  /// At pods' devices, where no agent runs and the kernel routes: network policy. An agent decides it in user space.
+  case policy
 }

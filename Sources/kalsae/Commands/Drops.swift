@@ -1,5 +1,6 @@
 import Agent
 import ArgumentParser
+import EBPF
 import Glibc
 import Replay
 
@@ -10,6 +11,8 @@ extension Kalsae {
       commandName: "drops",
       abstract: "Show what a running agent dropped, why, and the last packets of it.",
       discussion: """
+        Where no agent runs, what the kernel dropped by network policy (kalsae ebpf load); each packet is told once.
+
         EXAMPLES
           kalsae drops
           kalsae drops --watch
@@ -33,16 +36,31 @@ extension Kalsae {
 
     func run() throws {
       if watch { return try follow() }
-      try agent.show(AgentRequest(.drops, limit: limit)) { reply in
-        guard let drops = reply.drops else { return "" }
-        if drops.counts.isEmpty { return "nothing was dropped\n" }
-        var table = TextTable([">PACKETS", "PORT", "REASON", "MEANING"])
-        for count in drops.counts.sorted(by: { $0.packets > $1.packets }) {
-          table.add(["\(count.packets)", count.port, count.reason, count.explanation])
-        }
-        let samples = drops.samples.map(DropsCommand.line).joined()
-        return table.text + (samples.isEmpty ? "" : "\nThe last of them:\n" + samples)
+      if let drops = try kernelDrops() {
+        return try Standard.output(
+          agent.output == .json ? EBPFCommand.json(["drops": drops]) : DropsCommand.text(drops))
       }
+      try agent.show(AgentRequest(.drops, limit: limit)) { $0.drops.map(DropsCommand.text) ?? "" }
+    }
+
+    private static func text(_ drops: DropsView) -> String {
+      if drops.counts.isEmpty { return "nothing was dropped\n" }
+      var table = TextTable([">PACKETS", "PORT", "REASON", "MEANING"])
+      for count in drops.counts.sorted(by: { $0.packets > $1.packets }) {
+        table.add(["\(count.packets)", count.port, count.reason, count.explanation])
+      }
+      let samples = drops.samples.map(line).joined()
+      return table.text + (samples.isEmpty ? "" : "\nThe last of them:\n" + samples)
+    }
+
+    /// What the kernel dropped on a node without an agent; nil: an agent is to be asked.
+    private func kernelDrops() throws -> DropsView? {
+      guard geteuid() == 0, agent.socket == nil,
+        (try? AgentClient.find(socketPath: nil, node: agent.node).ask(AgentRequest(.status))) == nil
+      else { return nil }
+      let nodes = PinFolder.nodes().filter { agent.node == nil || $0 == agent.node }
+      guard nodes.count == 1 else { return nil }
+      return try reportingAgent { try KernelDrops.take(node: nodes[0], limit: limit) }
     }
 
     /// Samples are kept of the first drops of a kind and then of fewer and fewer, so the counts are told as well.

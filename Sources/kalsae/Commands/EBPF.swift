@@ -9,7 +9,7 @@ import Replay
 struct EBPFCommand: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "ebpf",
-    abstract: "What the kernel does: services at the socket and on packets, and established flows.",
+    abstract: "What the kernel does: services at the socket and on packets, established flows, network policy.",
     subcommands: [Load.self, Status.self, Unload.self, Dump.self])
 
   /// Writes a value as JSON.
@@ -115,6 +115,12 @@ struct EBPFCommand: ParsableCommand {
           for counter in overlay.counters { table.add(["\(counter.count)", counter.name, counter.meaning]) }
           text += table.text
         }
+        if let policy = report.policy {
+          text += "policy: \(policy.rules) rules, \(policy.connections) connections\n"
+          var table = TextTable([">COUNT", "COUNTER", "MEANING"])
+          for counter in policy.counters { table.add(["\(counter.count)", counter.name, counter.meaning]) }
+          text += table.text
+        }
       }
       try Standard.output(text)
     }
@@ -133,8 +139,11 @@ struct EBPFCommand: ParsableCommand {
       let nodes = node.map { [$0] } ?? PinFolder.nodes()
       var text = ""
       for node in nodes {
-        let had = (FlowOffloader.unload(node: node, everywhere: true), SocketBalancer.unload(node: node))
-        if had == (false, false) { continue }
+        let had = [
+          FlowOffloader.unload(node: node, everywhere: true), PolicyEnforcer.unload(node: node, everywhere: true),
+          SocketBalancer.unload(node: node),
+        ]
+        if !had.contains(true) { continue }
         text += "unloaded: node \(node)\n"
       }
       try Standard.output(text.isEmpty ? "nothing was loaded\n" : text)
@@ -145,7 +154,7 @@ struct EBPFCommand: ParsableCommand {
     static let configuration = CommandConfiguration(abstract: "Show what the maps in the kernel hold.")
 
     enum Topic: String, ExpressibleByArgument, CaseIterable {
-      case services, flows
+      case services, flows, policy
     }
 
     @Argument(help: "What to show.")
@@ -189,6 +198,12 @@ struct EBPFCommand: ParsableCommand {
           let client = flow.client ?? "socket \(flow.socket ?? 0)"
           table.add([client, flow.transport, flow.service, flow.endpoint])
         }
+        try Standard.output(table.text)
+      case .policy:
+        let rules = EBPFDump.policy(node: node)
+        if output == .json { return try Standard.output(try EBPFCommand.json(rules)) }
+        var table = TextTable(["POD", "DIRECTION", "PEER", "PORTS"])
+        for rule in rules { table.add([rule.pod, rule.direction, rule.peer, rule.ports.joined(separator: ", ")]) }
         try Standard.output(table.text)
       }
     }

@@ -12,7 +12,8 @@ struct SocketBenchCommand: ParsableCommand {
       others, which sock_lb translates at the socket, or nftables on the packets with the rules that kube-proxy makes. By \
       turns, window by window. MORE is what the service costs above the endpoint. The second table is what the program \
       that carries flows needs for a packet: of a known flow, of none, and of one that has to be decided anew; the third \
-      what those that serve packets need, beside programs that only read headers; the medians of single runs. The last is \
+      what those that serve packets or enforce policy need, beside programs that only read headers; the medians of single \
+      runs. The last is \
       how long services with three endpoints each take to load. Needs root; nothing is left behind.
       """)
 
@@ -102,7 +103,9 @@ struct SocketBenchCommand: ParsableCommand {
 
   private func text(_ packets: [PacketServiceResult], _ loads: [ServiceLoadResult]) -> String {
     func number(_ value: UInt32?) -> String { value.map { "\($0)" } ?? "-" }
-    var table = TextTable(["PROGRAM", "FAMILY", ">SERVICES", ">HIT NS", ">BACK", ">FIRST PACKET", ">NO SERVICE"])
+    var table = TextTable([
+      "PROGRAM", "FAMILY", ">SERVICES", ">HIT NS", ">BACK", ">FIRST PACKET", ">NO SERVICE, FORBIDDEN",
+    ])
     for result in packets {
       table.add([
         result.program, result.family, result.services == 0 ? "-" : "\(result.services)", number(result.hit),

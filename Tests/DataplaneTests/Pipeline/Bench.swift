@@ -29,6 +29,9 @@ final class Bench {
   let hop: HopIndex
   /// Who is asked before the pipeline.
   var kernel: KernelSubject?
+  /// The kernel's programs for policy, which are asked too.
+  private(set) var policySubject: PolicySubject? =
+    PolicySubject.isOn && Subject.current == .pipeline ? PolicySubject() : nil
   /// Whether every frame that goes out is looked at for lengths and checksums.
   var validates = true
 
@@ -164,6 +167,7 @@ extension Bench {
   ) -> Sent {
     let before = dropCounts
     pipeline.clearTrace()
+    do { try policySubject?.prepare(self) } catch { Issue.record(error, sourceLocation: sourceLocation) }
     let port = port(index)
     var early: [Sent] = []
     for frame in list {
@@ -188,6 +192,9 @@ extension Bench {
       sent.drops.merge(other.drops) { $0 + $1 }
       check(other.frames.values.flatMap { $0 }, "the kernel", sourceLocation)
     }
+    do { try policySubject?.compare(list, at: index, self, sent, sourceLocation) } catch {
+      Issue.record(error, sourceLocation: sourceLocation)
+    }
     return sent
   }
 
@@ -201,6 +208,8 @@ extension Bench {
   /// Lets time pass: the clock goes on by `seconds` and the pipeline ticks.
   @discardableResult
   func tick(_ seconds: Double = 0, sourceLocation: SourceLocation = #_sourceLocation) -> Sent {
+    // The kernel's clock is the machine's.
+    if seconds >= 1 { policySubject?.stop() }
     let before = dropCounts
     pipeline.clearTrace()
     now += UInt64(seconds * 1e9)

@@ -5,7 +5,7 @@ import Testing
 @testable import Dataplane
 
 /// Network policy on packets. What policies mean is compiled elsewhere; here the tables are filled by hand.
-@Suite(.bothSubjects) struct PolicyTests {
+@Suite(.bothSubjects, .kernelPolicy) struct PolicyTests {
   // Identities.
   private let a: IdentityIndex = 1
   private let b: IdentityIndex = 2
