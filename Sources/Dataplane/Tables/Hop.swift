@@ -206,10 +206,6 @@ struct HopTable: ~Copyable {
   @inline(__always)
   static func index(_ hop: HopIndex, isIPv6: Bool) -> HopIndex { hop | (isIPv6 ? 1 : 0) }
 
-  /// Asks for both cache lines of a record.
-  @inline(__always)
-  func prefetch(_ record: HopIndex) { records.prefetchPair(Int(record)) }
-
   mutating func insert(_ hop: Hop) -> HopIndex {
     let index = free.popLast() ?? HopIndex(hops.count * 2)
     if Int(index) / 2 == hops.count { hops.append(nil) }

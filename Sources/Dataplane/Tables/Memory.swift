@@ -63,20 +63,13 @@ struct Memory<T: BitwiseCopyable>: ~Copyable {
     if first < end { unsafe kalsae_discard(UnsafeMutableRawPointer(base) + first, end - first) }
   }
 
-  /// Asks for the cache line of an element, which will be written. Not checked: asking for memory that is not there does
-  /// nothing.
+  /// See `MemoryView`.
   @inline(__always)
-  func prefetch(_ index: Int) {
-    unsafe kalsae_prefetch_write(UnsafeRawPointer(base) + index &* MemoryLayout<T>.stride)
-  }
+  func prefetch(_ index: Int) { view.prefetch(index) }
 
-  /// Asks for the cache line of an element and the next one, which will be read.
+  /// See `MemoryView`.
   @inline(__always)
-  func prefetchPair(_ index: Int) {
-    let element = unsafe UnsafeRawPointer(base) + index &* MemoryLayout<T>.stride
-    unsafe kalsae_prefetch(element)
-    unsafe kalsae_prefetch(element + 64)
-  }
+  func prefetchPair(_ index: Int) { view.prefetchPair(index) }
 
   /// The octets of one element.
   @inline(__always)
@@ -106,7 +99,8 @@ struct MemoryView<T: BitwiseCopyable>: BitwiseCopyable {
     }
   }
 
-  /// Asks for the cache line of an element, which will be written; not checked.
+  /// Asks for the cache line of an element, which will be written. Not checked: asking for memory that is not there does
+  /// nothing.
   @inline(__always)
   func prefetch(_ index: Int) {
     unsafe kalsae_prefetch_write(UnsafeRawPointer(base) + index &* MemoryLayout<T>.stride)
