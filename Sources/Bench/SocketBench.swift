@@ -176,55 +176,18 @@ public enum SocketBench {
     }
   }
 
-  /// The rules that kube-proxy's nftables mode makes for these services, with its chains and maps. The services that
-  /// nobody connects to are in the maps as there, but share the chains of one: what a packet of the other meets is the
-  /// same, and nft(8) takes minutes for tens of thousands of chains.
+  /// The rules for these services. The services that nobody connects to are in the maps as there, but share the chains of
+  /// one: what a packet of the other meets is the same, and nft(8) takes minutes for tens of thousands of chains.
   private static func rules(_ number: Int) -> String {
-    var text = """
-      table ip kube-proxy {
-        chain mark-for-masquerade { meta mark set meta mark or 0x4000; }
-        chain masquerading { meta mark & 0x4000 == 0 return; meta mark set meta mark xor 0x4000; masquerade fully-random; }
-        chain reject-chain { reject; }
-        map no-endpoint-services { type ipv4_addr . inet_proto . inet_service : verdict; }
-        map firewall-ips { type ipv4_addr . inet_proto . inet_service : verdict; }
-        set cluster-ips { type ipv4_addr; }
-        map service-ips { type ipv4_addr . inet_proto . inet_service : verdict; }
-        chain services { ip daddr . meta l4proto . th dport vmap @service-ips; }
-        chain endpoints-check { ip daddr . meta l4proto . th dport vmap @no-endpoint-services; }
-        chain firewall-check { ip daddr . meta l4proto . th dport vmap @firewall-ips; }
-        chain cluster-ips-check { ip daddr @cluster-ips reject; }
-        chain filter-output-pre-dnat { type filter hook output priority -110; ct state new jump firewall-check; }
-        chain filter-output { type filter hook output priority 0; ct state new jump endpoints-check; ct state new jump cluster-ips-check; }
-        chain nat-output { type nat hook output priority -100; jump services; }
-        chain nat-postrouting { type nat hook postrouting priority 100; jump masquerading; }
-
-      """
-    var elements: [String] = []
+    var rules = KubeProxyRules()
     for service in 0..<number {
-      let name = "service-\(min(service, 1))"
-      let list = service == 0 ? endpoints : [other(service, 0)]
-      for protocolName in service == 0 ? ["tcp", "udp"] : ["tcp"] {
-        elements.append("\(address(service)) . \(protocolName) . 80 : goto \(name)-\(protocolName)")
-        if service > 1 { continue }
-        for (place, endpoint) in list.enumerated() {
-          text +=
-            "  chain endpoint-\(service)-\(protocolName)-\(place) { ip saddr \(endpoint) jump mark-for-masquerade; "
-            + "meta l4proto \(protocolName) dnat to \(endpoint):\(port); }\n"
-        }
-        let choices = list.indices.map { "\($0) : goto endpoint-\(service)-\(protocolName)-\($0)" }
-        text +=
-          "  chain \(name)-\(protocolName) { numgen random mod \(list.count) vmap { \(choices.joined(separator: ", ")) }; }\n"
+      for transport in service == 0 ? ["tcp", "udp"] : ["tcp"] {
+        rules.add(
+          address(service), transport, 80, to: service == 0 ? endpoints : [other(service, 0)], targetPort: port,
+          chains: "\(min(service, 1))")
       }
     }
-    text += "}\n"
-    for part in stride(from: 0, to: elements.count, by: 1000) {
-      text +=
-        "add element ip kube-proxy service-ips { \(elements[part..<min(part + 1000, elements.count)].joined(separator: ", ")) }\n"
-    }
-    text +=
-      "add element ip kube-proxy cluster-ips { "
-      + (0..<number).map { "\(address($0))" }.joined(separator: ", ") + " }\n"
-    return text
+    return rules.text
   }
 }
 

@@ -9,7 +9,7 @@ public final class Containerd: Sendable {
 
   /// Whether this machine has what it takes.
   public static var isInstalled: Bool {
-    ["containerd", "ctr", "runc"].allSatisfy { (try? Programs.find($0)) != nil } && Files.isExecutable("/bin/busybox")
+    Lab.has(["containerd", "ctr", "runc"]) && Files.isExecutable("/bin/busybox")
   }
 
   /// Starts containerd and waits until it answers.

@@ -70,6 +70,9 @@ public final class Lab: Sendable {
     character.isASCII && (character.isLetter || character.isNumber || "._-".contains(character))
   }
 
+  /// Whether this machine has all of some programs.
+  public static func has(_ programs: [String]) -> Bool { programs.allSatisfy { (try? Programs.find($0)) != nil } }
+
   /// Takes away what labs of processes that died have left behind, and returns the names of the namespaces.
   @discardableResult
   public static func collectLeftovers() -> [String] { Registry.collectLeftovers() }

@@ -64,6 +64,7 @@ enum Programs {
   static let packages = [
     "ip": "iproute2", "ping": "iputils-ping", "arping": "iputils-arping", "sha256sum": "coreutils", "nft": "nftables",
     "tc": "iproute2", "ctr": "containerd", "unshare": "util-linux", "bridge": "iproute2", "ss": "iproute2",
-    "qemu-system-x86_64": "qemu-system-x86",
+    "qemu-system-x86_64": "qemu-system-x86", "ovsdb-tool": "openvswitch-switch", "ovsdb-server": "openvswitch-switch",
+    "ovs-vswitchd": "openvswitch-switch", "ovs-vsctl": "openvswitch-switch",
   ]
 }

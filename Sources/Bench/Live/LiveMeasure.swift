@@ -29,7 +29,9 @@ public enum LiveMeasure: String, CaseIterable, Sendable, Codable {
 }
 
 extension LiveSubject {
-  private static var port: UInt16 { 5301 }
+  /// Of the second pod: for UDP, and iperf3's own for TCP.
+  static var port: UInt16 { 5301 }
+  static var streamPort: UInt16 { 5201 }
 
   private func daemonTime() -> UInt64 { daemons.reduce(0) { $0 + Processors.time(of: $1.pid) } }
 
@@ -41,9 +43,12 @@ extension LiveSubject {
     }
   }
 
-  /// Gbit/s of payload that the receiver got. `back`: the second pod sends.
+  /// Gbit/s of payload that the receiver got. `back`: the second pod sends, over a connection of its own where it can
+  /// reach the first.
   func tcp(streams: Int, back: Bool, seconds: Double) throws -> Double {
-    let (from, to) = back ? (pods[1], pods[0]) : (pods[0], pods[1])
+    let isService = targets.tcp != pods[1].address
+    let (from, to) = back && !isService ? (pods[1], pods[0]) : (pods[0], pods[1])
+    let target = isService ? targets.tcp : to.address
     let server = try to.namespace.spawn("iperf3", "-s", "-1", "-J", "-B", "\(to.address)")
     defer { server.terminate() }
     // iperf3 knows whole seconds only, and 0 means without end. The server says nothing when it listens; a refused
@@ -52,10 +57,9 @@ extension LiveSubject {
     try waitUntil("\(name): iperf3 to connect", timeout: .seconds(5), every: .milliseconds(20)) {
       let run = try from.namespace.run(
         [
-          "iperf3", "-c", "\(to.address)", "-B", "\(from.address)", "-t", "\(max(1, Int(seconds.rounded(.up))))", "-P",
-          "\(streams)", "-C",
-          "cubic", "-J", "--connect-timeout", "2000",
-        ], timeout: .seconds(seconds + 20))
+          "iperf3", "-c", "\(target)", "-B", "\(from.address)", "-t", "\(max(1, Int(seconds.rounded(.up))))", "-P",
+          "\(streams)", "-C", "cubic", "-J", "--connect-timeout", "2000",
+        ] + (back && isService ? ["-R"] : []), timeout: .seconds(seconds + 20))
       result = run
       return run.isSuccess || !run.standardOutput.contains("onnection refused")
     }
@@ -84,7 +88,7 @@ extension LiveSubject {
     let server = try pods[1].namespace.withNamespace { kalsae_udp_open(LiveSubject.port) }
     defer { if server >= 0 { close(server) } }
     guard client >= 0, server >= 0,
-      kalsae_udp_connect(client, pods[1].address.rawValue, LiveSubject.port) == 0
+      kalsae_udp_connect(client, targets.udp.rawValue, LiveSubject.port) == 0
     else { throw LabError.invalid("\(name): no UDP sockets") }
     return try body(client, server)
   }

@@ -10,17 +10,20 @@ final class LiveSubject {
   let lab: Lab
   /// The pods, with their IPv4 addresses.
   let pods: [(namespace: Namespace, address: IPv4Address)]
+  /// Where programs of the first pod reach the second, by TCP and by UDP: its own address, or services'.
+  let targets: (tcp: IPv4Address, udp: IPv4Address)
   /// The programs that move packets; none where the kernel does.
   let daemons: [Child]
   private let forwarder: PortForwarder?
 
   init(
-    _ name: String, _ lab: Lab, pods: [(namespace: Namespace, address: IPv4Address)], daemons: [Child] = [],
-    forwarder: PortForwarder? = nil
+    _ name: String, _ lab: Lab, pods: [(namespace: Namespace, address: IPv4Address)],
+    targets: (tcp: IPv4Address, udp: IPv4Address)? = nil, daemons: [Child] = [], forwarder: PortForwarder? = nil
   ) {
     self.name = name
     self.lab = lab
     self.pods = pods
+    self.targets = targets ?? (pods[1].address, pods[1].address)
     self.daemons = daemons
     self.forwarder = forwarder
   }
@@ -36,15 +39,16 @@ final class LiveSubject {
 enum LiveKind: Equatable {
   /// The pods on one veth pair: the least that there is.
   case veth
-  /// The kernel routes; `tunnel` is a link type of ip(8), nil: none.
-  case kernel(tunnel: String?)
+  /// The kernel routes; `tunnel` is a link type of ip(8), nil: none. To services: by kube-proxy's rules for nftables.
+  case kernel(tunnel: String?, toServices: Bool = false)
   /// Kalsae's agents; `attachment` is how the pods are attached, `settings` what the nodes' configuration says.
-  case kalsae(Cluster.Mode, Cluster.Attachment, settings: [String] = [])
-
+  case kalsae(Cluster.Mode, Cluster.Attachment, settings: [String] = [], toServices: Bool = false)
   /// Kalsae on the first node, the kernel's VXLAN on the second: `out` is wrapped here, `back` unwrapped.
   case kalsaeToKernel(settings: [String])
   /// Two ports with a thread between them that only forwards.
   case ports(PortKind)
+  /// Open vSwitch in user space; `tunnel` is its type of interface.
+  case openVSwitch(OpenVSwitchPort, tunnel: String)
 
   enum PortKind {
     /// AF_PACKET, with super-frames in the socket's queue, as agents have it; or in the ring.
@@ -75,6 +79,11 @@ enum LiveKind: Equatable {
       ("kalsae-vxlan-tap", .kalsae(.vxlan, .tap)),
       ("kalsae-vxlan-cut", .kalsae(.vxlan, .veth, settings: ["tunnelOffload: false"] + userSpace)),
       ("kalsae-vxlan-poll", .kalsae(.vxlan, .veth, settings: [polling] + userSpace)),
+      ("service-nftables", .kernel(tunnel: "vxlan", toServices: true)),
+      ("service-kalsae", .kalsae(.vxlan, .veth, settings: userSpace, toServices: true)),
+      ("service-kalsae-ebpf", .kalsae(.vxlan, .veth, settings: offloading, toServices: true)),
+      ("ovs-vxlan", .openVSwitch(.packet, tunnel: "vxlan")), ("ovs-gre", .openVSwitch(.packet, tunnel: "gre")),
+      ("ovs-vxlan-afxdp", .openVSwitch(.xdp, tunnel: "vxlan")),
     ]
 
   private static let polling = "busyPoll: true"
@@ -84,19 +93,22 @@ enum LiveKind: Equatable {
   private static let offloading = ["ebpf: required", "ebpfHooks: [overlay]"]
 
   /// What is measured where nothing is chosen.
-  static let usual = [
-    "veth", "kernel-route", "kernel-vxlan", "kalsae-direct", "kalsae-direct-ebpf", "kalsae-vxlan",
-    "kalsae-vxlan-ebpf", "kalsae-ipip", "kalsae-ipip-ebpf", "kalsae-gre", "kalsae-gre-ebpf",
-  ]
+  static let usual =
+    [
+      "veth", "kernel-route", "kernel-vxlan", "kalsae-direct", "kalsae-direct-ebpf", "kalsae-vxlan",
+      "kalsae-vxlan-ebpf", "kalsae-ipip", "kalsae-ipip-ebpf", "kalsae-gre", "kalsae-gre-ebpf", "service-nftables",
+      "service-kalsae", "service-kalsae-ebpf",
+    ] + (OpenVSwitchNode.isInstalled ? ["ovs-vxlan", "ovs-gre", "ovs-vxlan-afxdp"] : [])
 
   func make(_ name: String, program: String) throws -> LiveSubject {
     switch self {
     case .veth: try LiveKind.makeVeth(name)
     case .kalsaeToKernel(let settings): try LiveKind.makeKalsaeToKernel(name, program, settings)
     case .ports(let kind): try LiveKind.makePorts(name, kind)
-    case .kernel(let tunnel): try LiveKind.makeKernel(name, tunnel)
-    case .kalsae(let mode, let attachment, let settings):
-      try LiveKind.makeKalsae(name, program, mode, attachment, settings)
+    case .kernel(let tunnel, let toServices): try LiveKind.makeKernel(name, tunnel, toServices)
+    case .openVSwitch(let port, let tunnel): try LiveKind.makeOpenVSwitch(name, port, tunnel)
+    case .kalsae(let mode, let attachment, let settings, let toServices):
+      try LiveKind.makeKalsae(name, program, mode, attachment, settings, toServices)
     }
   }
 
@@ -166,7 +178,7 @@ enum LiveKind: Equatable {
   }
 
   /// Two nodes that forward, a pod on each, as a simple CNI plugin sets them up.
-  private static func makeKernel(_ name: String, _ tunnel: String?) throws -> LiveSubject {
+  private static func makeKernel(_ name: String, _ tunnel: String?, _ toServices: Bool) throws -> LiveSubject {
     let lab = try Lab(name: "live-\(name)")
     let nodes = [try lab.namespace("a"), try lab.namespace("b")]
     let pods = [try lab.namespace("pod-a"), try lab.namespace("pod-b")]
@@ -203,17 +215,42 @@ enum LiveKind: Equatable {
       }
       try pods[number].setMTU(1500 - overhead, of: "eth0")
     }
+    let addresses = (0...1).map { IPv4Address(10, 244, $0, 2) }
+    if toServices {
+      var rules = KubeProxyRules()
+      for (address, transport, port) in [
+        (services.tcp, "tcp", LiveSubject.streamPort), (services.udp, "udp", LiveSubject.port),
+      ] {
+        rules.add(address, transport, port, to: [addresses[1]], targetPort: port, chains: "s")
+      }
+      try nodes[0].run("nft", "-f", "-", input: rules.text).check()
+    }
     return LiveSubject(
-      name, lab, pods: (0...1).map { (pods[$0], IPv4Address(10, 244, UInt8($0), 2)) })
+      name, lab, pods: (0...1).map { (pods[$0], addresses[$0]) }, targets: toServices ? services : nil)
   }
 
+  /// The addresses of the services with the second pod as their endpoint.
+  private static let services = (tcp: IPv4Address(10, 96, 0, 10), udp: IPv4Address(10, 96, 0, 11))
+
   private static func makeKalsae(
-    _ name: String, _ program: String, _ mode: Cluster.Mode, _ attachment: Cluster.Attachment, _ settings: [String]
+    _ name: String, _ program: String, _ mode: Cluster.Mode, _ attachment: Cluster.Attachment, _ settings: [String],
+    _ toServices: Bool
   ) throws -> LiveSubject {
     let lab = try Lab(name: "live-\(name)")
     let cluster = try Cluster(
       lab: lab, program: program, plans: [.init("a", pods: [attachment]), .init("b", pods: [attachment])])
     if !settings.isEmpty { try cluster.configureNodes(settings) }
+    if toServices {
+      for (address, transport, port) in [
+        (services.tcp, "TCP", LiveSubject.streamPort), (services.udp, "UDP", LiveSubject.port),
+      ] {
+        var plan = Cluster.ServicePlan(transport.lowercased(), [.v4(address)], [cluster.pods[1]])
+        plan.transport = transport
+        plan.port = port
+        plan.targetPort = port
+        try cluster.write(plan)
+      }
+    }
     let agents = try cluster.start()
     if settings.contains(polling) {
       // Two that never sleep must not share a processor.
@@ -223,6 +260,7 @@ enum LiveKind: Equatable {
     }
     try cluster.setMode(mode)
     return LiveSubject(
-      name, lab, pods: cluster.pods.map { ($0.namespace, $0.ipv4) }, daemons: agents)
+      name, lab, pods: cluster.pods.map { ($0.namespace, $0.ipv4) }, targets: toServices ? services : nil,
+      daemons: agents)
   }
 }
