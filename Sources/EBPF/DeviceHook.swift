@@ -66,23 +66,27 @@ struct DeviceHook {
   }
 
   /// Attaches a program to a device of the caller's network namespace, or puts it in the place of the one that is attached,
-  /// at once.
-  func attach(_ number: Int32, by way: DeviceWay) throws(EBPFError) {
+  /// at once. Returns what keeps it there, for who must not lose it with the file system that it is pinned in; a filter
+  /// stays by itself.
+  @discardableResult
+  func attach(_ number: Int32, by way: DeviceWay) throws(EBPFError) -> Descriptor? {
     switch way {
     case .link:
-      try attachLink(number)
+      let link = try attachLink(number)
       detachFilters()
+      return link
     case .filter:
       try attachFilter(number)
-      unsafe unlink(linkPath)
+      detachLink()
+      return nil
     }
   }
 
   private var failure: String { "cannot attach \(program.rawValue) to interface \(interface)" }
 
-  private func attachLink(_ number: Int32) throws(EBPFError) {
+  private func attachLink(_ number: Int32) throws(EBPFError) -> Descriptor {
     if let link = PinFolder.get(linkPath) {
-      if kalsae_bpf_link_update(link.number, number) == 0 { return }
+      if kalsae_bpf_link_update(link.number, number) == 0 { return link }
       // Its device is gone, and another has its number.
       unsafe unlink(linkPath)
     }
@@ -90,6 +94,7 @@ struct DeviceHook {
       try check(kalsae_bpf_attach_device(number, interface, program.isEgress, program.isFirst), failure))
     try check(
       unsafe kalsae_bpf_pin(link.number, linkPath), "cannot pin the link of interface \(interface) at \(linkPath)")
+    return link
   }
 
   private func attachFilter(_ number: Int32) throws(EBPFError) {
@@ -105,8 +110,14 @@ struct DeviceHook {
   }
 
   func detach() {
-    unsafe unlink(linkPath)
+    detachLink()
     detachFilters()
+  }
+
+  /// At once, whoever else holds the link.
+  private func detachLink() {
+    if let link = PinFolder.get(linkPath) { _ = kalsae_bpf_link_detach(link.number) }
+    unsafe unlink(linkPath)
   }
 
   private func detachFilters() {

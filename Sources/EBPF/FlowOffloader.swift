@@ -63,6 +63,9 @@ public final class FlowOffloader: FlowOffload {
   private var entries: [OffloadKey: Entry] = [:]
   private var ports: [PortIndex: (interface: Int32, isPair: Bool)] = [:]
   public private(set) var installed: [Int32: OverlayPort] = [:]
+  /// What keeps the programs at their devices: a socket's filter that leaves packets to a program that is gone would lose
+  /// them, and what is pinned may go with its file system.
+  private var attached: [Int32: Descriptor] = [:]
   /// Flows that were not taken for want of room.
   public private(set) var refused: UInt64 = 0
 
@@ -118,7 +121,7 @@ public final class FlowOffloader: FlowOffload {
       if before == nil {
         // The socket first: a packet that both take is better than one that nobody does.
         try attachSocket(of: port, socket(port))
-        try hook(port.interface).attach(object.program("overlay_carry"), by: way)
+        attached[port.interface] = try hook(port.interface).attach(object.program("overlay_carry"), by: way)
       }
       installed[port.interface] = port
       if let pod = port.pod { ports[pod] = (port.interface, port.isPair) } else { underlay = port.interface }
@@ -142,6 +145,7 @@ public final class FlowOffloader: FlowOffload {
     invalidate()
     if let pod = port.pod { ports[pod] = nil } else { underlay = nil }
     try? portMap.remove([UInt32(interface)])
+    attached[interface] = nil
     hook(interface).detach()
   }
 

@@ -65,9 +65,10 @@ public struct PinFolder: Sendable {
       unsafe rmdir("\(path)/\(folder)")
     }
     guard unsafe rmdir(path) == 0 else { return }
-    // Only the last node's goes.
+    // Only the last node's goes. Where it was mounted stays: with that folder the kernel would take away what other mount
+    // namespaces have mounted on it, and all that is pinned there.
     guard unsafe rmdir(root) == 0, isOwnMount else { return }
-    if unsafe kalsae_bpf_unmount(PinFolder.own) == 0 { unsafe rmdir(PinFolder.own) }
+    _ = unsafe kalsae_bpf_unmount(PinFolder.own)
   }
 
   /// Puts the maps at `nextMaps` in the place of those of before.

@@ -20,15 +20,20 @@ struct KernelOffloadLiveTests {
     /// What the kernel is taken not to have.
     private let without: String
 
+    /// Whether each agent has mounts, and so a BPF file system, of its own.
+    private let hasOwnMounts: Bool
+
     init(
-      _ name: String, _ mode: Cluster.Mode, offload: Bool = true, settings: [String] = [], without: String = ""
+      _ name: String, _ mode: Cluster.Mode, offload: Bool = true, settings: [String] = [], without: String = "",
+      hasOwnMounts: Bool = false
     ) throws {
       self.without = without
+      self.hasOwnMounts = hasOwnMounts
       test = try TestCluster(name, KernelOffloadLiveTests.nodes, offload: offload)
       do {
         try test.cluster.configureNodes(
           ["ebpf: required", "ebpfHooks: [overlay]", "serviceCIDRs: [10.96.0.0/16]"] + settings)
-        agents = try [test.a, test.b].map { try start($0) }
+        agents = hasOwnMounts ? try test.cluster.start() : try [test.a, test.b].map { try start($0) }
         try test.cluster.setMode(mode)
       } catch {
         test.lab.cleanUp()
@@ -59,7 +64,13 @@ struct KernelOffloadLiveTests {
 
     /// The packets that a node's kernel has carried.
     func carried(_ node: Cluster.Node) throws -> Int {
-      let text = try kalsae("ebpf", "status", "--node", node.name).standardOutput
+      let agent = hasOwnMounts ? agents[node.name == test.a.name ? 0 : 1] : nil
+      let inside = agent.map { ["nsenter", "--mount", "--target", "\($0.pid)"] } ?? []
+      let text = try test.lab.runUnchecked(
+        inside + [
+          "env", "KALSAE_EBPF_WITHOUT=\(without)", builtProgram("kalsae"), "ebpf", "status", "--node", node.name,
+        ]
+      ).standardOutput
       let line = text.split(separator: "\n").first { $0.split(separator: " ").dropFirst().first == "carried" }
       return line.flatMap { Int($0.split(separator: " ")[0]) } ?? 0
     }
@@ -288,5 +299,19 @@ struct KernelOffloadLiveTests {
       #expect(unsafe access("/sys/fs/bpf/kalsae/\(node.name)", F_OK) != 0)
       #expect(try !node.namespace.run("tc", "qdisc", "show").check().standardOutput.contains("clsact"))
     }
+  }
+
+  @Test("What is pinned may be lost with its file system, as with a mount namespace: no packet is while the agent runs")
+  func pinsLost() throws {
+    let streams = try Streams("carrypins", .vxlan, hasOwnMounts: true)
+    try streams.stream(to: .v4(streams.to.ipv4))
+    try streams.expectCarried("at first")
+    for agent in streams.agents {
+      let unmount = ["nsenter", "--mount", "--target", "\(agent.pid)", "umount", "--lazy", "/run/kalsae/bpf"]
+      #expect(try streams.test.lab.runUnchecked(unmount).isSuccess)
+    }
+    try streams.expectGoesOn("without what was pinned")
+    try streams.test.cluster.settle()
+    try streams.expectCarried("loaded again")
   }
 }
