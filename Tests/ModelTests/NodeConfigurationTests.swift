@@ -23,11 +23,20 @@ import Testing
       #expect(settings.tunnelOffload)
       #expect(settings.dscpMode == .uniform && settings.ttlMode == .pipe && settings.ttl == 64)
       #expect(settings.mtu == nil && settings.sourceCheck && settings.workers == 1 && !settings.busyPoll)
-      #expect(settings.ebpf == .off && settings.ebpfHooks == Set(EBPFHook.allCases).subtracting([.xdpLB]))
+      #expect(settings.ebpf == .auto && settings.ebpfHooks == [.overlay])
       #expect(settings.loadBalancerMode == .snat)
       #expect(settings.flowTimeouts.tcpEstablished == .seconds(86400))
       #expect(settings.icmpErrorRate == 1000 && settings.flowTableSize == 262_144)
     }
+  }
+
+  @Test("where ebpf is said, all hooks are used that a virtual device bears")
+  func kernel() throws {
+    for word in ["auto", "required", "'off'"] {
+      let hooks = try settings("ebpf: \(word)").ebpfHooks
+      #expect(hooks == Set(EBPFHook.allCases).subtracting([.xdpLB]))
+    }
+    #expect(try settings("ebpfHooks: [connect4]").ebpf == .auto)
   }
 
   @Test("the example of the manual and every other field is read")

@@ -100,11 +100,12 @@ public struct NodeSettings: Sendable, Equatable {
 
   // MARK: The kernel
 
-  /// Whether programs in the kernel translate connections to services at the socket, and carry established flows.
-  /// Default off.
+  /// Whether programs in the kernel carry established flows, and translate connections to services at the socket.
+  /// Default auto: where the kernel can.
   public var ebpf: EBPFMode
-  /// The hooks that are used where `ebpf` is not off. Default all but `xdp_lb`, which wants a device that is a wire's: what
-  /// a virtual device brings may have checksums that are not finished.
+  /// The hooks that are used where `ebpf` is not off. Default `overlay` alone where `ebpf` is not said: it decides nothing,
+  /// and what it carries is what user space would send. Else all but `xdp_lb`, which wants a device that is a wire's: what a
+  /// virtual device brings may have checksums that are not finished.
   public var ebpfHooks: Set<EBPFHook>
   /// How `tc_lb` and `xdp_lb` send what comes from outside over IPv4 to NodePorts, external and load balancers' addresses.
   /// With `dsr` an endpoint gets the client's packet whole in an IPIP packet of the node's (RFC 2003): it must take those,
@@ -170,8 +171,9 @@ public struct NodeSettings: Sendable, Equatable {
     workers = given(\.workers) ?? 1
     busyPoll = given(\.busyPoll) ?? false
     flowTableSize = given(\.flowTableSize) ?? 1 << 18
-    ebpf = given(\.ebpf) ?? .off
-    ebpfHooks = given(\.ebpfHooks) ?? Set(EBPFHook.allCases).subtracting([.xdpLB])
+    ebpf = given(\.ebpf) ?? .auto
+    ebpfHooks =
+      given(\.ebpfHooks) ?? (given(\.ebpf) == nil ? [.overlay] : Set(EBPFHook.allCases).subtracting([.xdpLB]))
     loadBalancerMode = given(\.loadBalancerMode) ?? .snat
     flowTimeouts = FlowTimeouts()
     flowTimeouts.tcpEstablished = given(\.flowTimeouts.tcpEstablished) ?? flowTimeouts.tcpEstablished
