@@ -16,6 +16,8 @@ public final class PolicyEnforcer {
     public var connectionLimit = 1 << 16
     /// Whether connections of TCP may be seen from the middle on (KP-39).
     public var tcpBeLiberal = true
+    /// Whether endpoints may answer by a service's address what `tc_lb` sent them whole, in IPIP.
+    public var isDirect = false
     /// The ports of tunnels, which no pod may send to (NODE-4).
     public var tunnelPorts: (vxlan: UInt16, geneve: UInt16) = (4789, 6081)
 
@@ -66,6 +68,11 @@ public final class PolicyEnforcer {
       ("policy_addresses", capacity.addresses), ("policy_pods", capacity.pods), ("policy_blocks", capacity.blocks),
       ("policy_rules", capacity.rules), ("policy_ranges", capacity.ranges), ("policy_conns", options.connectionLimit),
     ] { try object.resize(name, entries) }
+    if options.isDirect, let connections = PinFolder.get("\(folder.maps)/connections") {
+      try object.reuse("connections", connections)
+    } else {
+      try object.resize("connections", 1)
+    }
     epoch = 1
     if let old = PinFolder.get("\(place)/policy_conns"), let state = PinFolder.get("\(place)/policy_state"),
       let words: BPFMap<UInt32, UInt64> = try? BPFMap("policy_state", state),
@@ -160,7 +167,7 @@ public final class PolicyEnforcer {
   public func run(
     _ frame: [UInt8], fromPod: Bool, interface: Int32, repeating: UInt32 = 1
   ) throws(EBPFError) -> (dropped: String?, nanoseconds: UInt32) {
-    let before = counts
+    if drops.isEmpty { drops = dropCounts }
     var octets = frame
     var capacity = UInt32(octets.count)
     var verdict: UInt32 = 0
@@ -175,11 +182,18 @@ public final class PolicyEnforcer {
     guard octets == frame else { throw EBPFError("the program changed the packet") }
     // TC_ACT_SHOT
     if verdict != 2 { return (nil, nanoseconds) }
-    let changed = zip(PolicyReport.counterNames.indices, zip(before, counts)).first { $1.0 != $1.1 }?.0
-    return (changed.map { PolicyReport.counterNames[$0].name } ?? "nothing counted", nanoseconds)
+    let before = drops
+    drops = dropCounts
+    let changed = zip(PolicyReport.dropReasons, zip(before, drops)).first { $1.0 != $1.1 }?.0
+    return (changed?.name ?? "nothing counted", nanoseconds)
   }
 
-  private var counts: [UInt64] {
-    PolicyReport.counterNames.indices.map { kalsae_bpf_lookup_sum(maps.counts.number, UInt32($0)) }
+  /// What was dropped when a run last was, by reason.
+  private var drops: [UInt64] = []
+
+  private var dropCounts: [UInt64] {
+    PolicyReport.dropReasons.indices.map {
+      kalsae_bpf_lookup_sum(maps.counts.number, KALSAE_POLICY_DROP_EGRESS.rawValue + UInt32($0))
+    }
   }
 }

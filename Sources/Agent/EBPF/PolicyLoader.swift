@@ -15,14 +15,10 @@ enum PolicyLoader {
       PolicyEnforcer.unload(node: node)
       return ""
     }
-    guard settings.loadBalancerMode != .dsr else {
-      // Endpoints answer by the service's address, which is none of the pod's (NODE-4).
-      PolicyEnforcer.unload(node: node)
-      return "; no policy, because of loadBalancerMode: dsr"
-    }
     tables.followPolicies()
-    let options = PolicyEnforcer.Options(
+    var options = PolicyEnforcer.Options(
       tables.settings, connectionLimit: min(max(1024, settings.flowTableSize), 1 << 17))
+    options.isDirect = settings.loadBalancerMode == .dsr
     let enforcer = try PolicyEnforcer(node: node, tables.takePolicyChanges(), devices: devices, options: options)
     try enforcer.attach(Set(devices.values))
     return "; policy at \(devices.count) devices by \(enforcer.ruleCount) rules"

@@ -99,12 +99,10 @@ public enum SocketLoader {
     }
     var problems = update.problems.map(\.description)
     do throws(EBPFError) {
-      // In front of those that translate: both see a connection's packets the same way.
-      let policy = try PolicyLoader.load(node: node, compiler.settings, devices.ports, &tables)
       // Whoever loads nothing but policy has no services here.
       guard SocketServices.isWanted(compiler.settings) || !compiler.settings.ebpfHooks.contains(.policy) else {
         SocketBalancer.unload(node: node)
-        return ("no services\(policy)", problems)
+        return (try "no services" + PolicyLoader.load(node: node, compiler.settings, devices.ports, &tables), problems)
       }
       let namespaces = try SocketServices.namespaces(compiler) {
         problems.append("pod \($0.namespace)/\($0.name): \($1)")
@@ -120,6 +118,8 @@ public enum SocketLoader {
         try programs.attach()
         packets = "; packets of \(devices.ports.count) devices"
       }
+      // In front of those that translate: both see a connection's packets the same way.
+      let policy = try PolicyLoader.load(node: node, compiler.settings, devices.ports, &tables)
       let used = balancer.plan.values.count { $0 == .use }
       return (
         "\(balancer.serviceCount) service ports, \(balancer.frontendCount) frontends, \(balancer.endpointCount) endpoints; "
