@@ -102,7 +102,8 @@ let package = Package(
       swiftSettings: strict),
     .testTarget(name: "PortsTests", dependencies: ["Dataplane", "Addresses", "Ports", "Lab"], swiftSettings: strict),
     .testTarget(
-      name: "EBPFTests", dependencies: ["EBPF", "CEBPF", "Dataplane", "Addresses", "Lab"], swiftSettings: strict),
+      name: "EBPFTests", dependencies: ["EBPF", "CEBPF", "Dataplane", "Addresses", "Lab", "Reference"],
+      swiftSettings: strict),
     .testTarget(
       name: "NodeTests", dependencies: ["CEBPF", "EBPF", "CLinux", "Dataplane", "Addresses", "Node", "Ports", "Lab"],
       swiftSettings: strict),
