@@ -63,7 +63,7 @@ fuzz:
 
 bench:
 	@echo "[1/3] what Debian must give…"
-	@tools/bootstrap --demo
+	@tools/bootstrap --test
 	@echo "[2/3] building the release…"
 	@swift build -c release
 	@echo "[3/3] bench/run $(ARGUMENTS)"
