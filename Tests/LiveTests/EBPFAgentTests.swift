@@ -122,6 +122,29 @@ struct EBPFAgentTests {
     }
   }
 
+  @Test("An agent that starts takes the kernel's policy out: it decides itself")
+  func takeover() throws {
+    let test = try TestCluster("ebpfpol", EBPFAgentTests.nodes)
+    defer { test.lab.cleanUp() }
+    defer { _ = try? kalsae(test, "ebpf", "unload", "--node", test.a.name) }
+    let group = try test.lab.controlGroup()
+    try test.cluster.configureNodes("ebpf: auto", "ebpfHooks: [policy]")
+    let loaded = try test.lab.run([
+      "nsenter", "--net=\(test.a.namespace.path)", try builtProgram("kalsae"), "ebpf", "load", "--state",
+      test.cluster.state, "--node", test.a.name, "--cgroup", group,
+    ]).standardOutput
+    #expect(loaded == "loaded: no services; policy at 1 devices by 0 rules\n")
+    func isEnforced() throws -> Bool {
+      try kalsae(test, "ebpf", "status", "--node", test.a.name).standardOutput.contains("attached to 1 devices")
+    }
+    #expect(try isEnforced())
+    let agent = try startAgent(test, test.a, group: group)
+    try waitUntil("the agent to take it out") { try !isEnforced() }
+    agent.signal(SIGTERM)
+    #expect(try agent.wait(timeout: .seconds(10)).status == .exited(0))
+    #expect(try kalsae(test, "ebpf", "unload", "--node", test.a.name).standardOutput == "nothing was loaded\n")
+  }
+
   @Test("Required, but not to be had: the agent does not start, and says why")
   func required() throws {
     let test = try TestCluster("ebpfno", EBPFAgentTests.nodes)

@@ -10,7 +10,7 @@ extension Agent {
   /// Loads, brings up to date or takes away the services in the kernel, as the settings say.
   func settleSockets() {
     let settings = compiler.settings
-    guard settings.ebpf != .off, SocketServices.isWanted(settings) else {
+    guard settings.ebpf != .off, SocketServices.isWanted(settings.ebpfHooks) else {
       closeSockets()
       return clearTrouble(Agent.subject)
     }
@@ -30,7 +30,7 @@ extension Agent {
       }
       let balancer = try SocketBalancer(
         node: configuration.node, all, namespaces: namespaces,
-        options: SocketServices.options(settings, controlGroup: configuration.controlGroup))
+        options: SocketServices.options(settings, settings.ebpfHooks, controlGroup: configuration.controlGroup))
       sockets = SocketServices(balancer: balancer, hooks: settings.ebpfHooks)
       for (hook, plan) in balancer.plan.sorted(by: { $0.key.rawValue < $1.key.rawValue }) {
         if case .off(let reason) = plan { log.warning("ebpf: \(hook.rawValue): \(reason): left to user space") }
@@ -52,7 +52,7 @@ extension Agent {
     let settings = compiler.settings
     guard settings.ebpf == .required else { return }
     let missing =
-      sockets == nil && SocketServices.isWanted(settings)
+      sockets == nil && SocketServices.isWanted(settings.ebpfHooks)
       ? Agent.subject : offload == nil && settings.ebpfHooks.contains(.overlay) ? Agent.offloadSubject : nil
     guard let missing else { return }
     throw AgentError(

@@ -7,11 +7,11 @@ enum PolicyLoader {
   /// Loads what the tables hold for pods' devices, or takes out what was loaded where it is switched off. Returns what was
   /// loaded, in words.
   static func load(
-    node: String, _ settings: NodeSettings, _ ports: [BalancedPort], _ tables: inout Tables
+    node: String, _ settings: NodeSettings, _ hooks: Set<EBPFHook>, _ ports: [BalancedPort], _ tables: inout Tables
   ) throws(EBPFError) -> String {
     var devices: [PortIndex: Int32] = [:]
     for port in ports { if let pod = port.pod { devices[pod] = port.interface } }
-    guard settings.ebpfHooks.contains(.policy), !devices.isEmpty else {
+    guard hooks.contains(.policy), !devices.isEmpty else {
       PolicyEnforcer.unload(node: node)
       return ""
     }

@@ -42,20 +42,15 @@ struct SocketServices {
       }.map(\.family))
   }
 
-  /// Whether a hook for services is switched on.
-  static func isWanted(_ settings: NodeSettings) -> Bool {
-    !settings.ebpfHooks.subtracting([.overlay, .policy]).isEmpty
-  }
+  /// Whether one of these is for services.
+  static func isWanted(_ hooks: Set<EBPFHook>) -> Bool { !hooks.subtracting([.overlay, .policy]).isEmpty }
 
-  static func options(_ settings: NodeSettings, controlGroup: String?) -> SocketBalancer.Options {
+  static func options(
+    _ settings: NodeSettings, _ hooks: Set<EBPFHook>, controlGroup: String?
+  ) -> SocketBalancer.Options {
     var options = SocketBalancer.Options()
-    options.hooks = Set(settings.ebpfHooks.compactMap { Hook(rawValue: $0.rawValue) })
-    var programs = Set(settings.ebpfHooks.compactMap { PacketBalancer.Program(rawValue: $0.rawValue) })
-    if options.hooks.isEmpty, programs.isEmpty {
-      // Whoever loads services wants some: without any, none is switched off.
-      options.hooks = Set(Hook.allCases)
-      programs = [.tc]
-    }
+    options.hooks = Set(hooks.compactMap { Hook(rawValue: $0.rawValue) })
+    let programs = Set(hooks.compactMap { PacketBalancer.Program(rawValue: $0.rawValue) })
     if !programs.isEmpty {
       var packets = PacketBalancer.Options()
       packets.programs = programs
@@ -70,6 +65,12 @@ struct SocketServices {
 
 /// Services in the kernel without an agent: they are there until they are unloaded or an agent takes them over.
 public enum SocketLoader {
+  /// The hooks that are loaded. Without a word for one that an agent is not needed for, all but `xdp_lb`.
+  private static func hooks(_ settings: NodeSettings) -> Set<EBPFHook> {
+    let named = settings.ebpfHooks.subtracting([.overlay])
+    return named.isEmpty ? Set(EBPFHook.allCases).subtracting([.overlay, .xdpLB]) : named
+  }
+
   /// Compiles the manifests of a directory and loads what they say for a node, whose network namespace is the caller's.
   /// Returns what was loaded, in words.
   public static func load(
@@ -99,17 +100,18 @@ public enum SocketLoader {
     }
     var problems = update.problems.map(\.description)
     do throws(EBPFError) {
-      // Whoever loads nothing but policy has no services here.
-      guard SocketServices.isWanted(compiler.settings) || !compiler.settings.ebpfHooks.contains(.policy) else {
+      let hooks = hooks(compiler.settings)
+      guard SocketServices.isWanted(hooks) else {
         SocketBalancer.unload(node: node)
-        return (try "no services" + PolicyLoader.load(node: node, compiler.settings, devices.ports, &tables), problems)
+        let policy = try PolicyLoader.load(node: node, compiler.settings, hooks, devices.ports, &tables)
+        return ("no services\(policy)", problems)
       }
       let namespaces = try SocketServices.namespaces(compiler) {
         problems.append("pod \($0.namespace)/\($0.name): \($1)")
       }
       let balancer = try SocketBalancer(
         node: node, tables.takeServiceChanges(), namespaces: namespaces,
-        options: SocketServices.options(compiler.settings, controlGroup: controlGroup))
+        options: SocketServices.options(compiler.settings, hooks, controlGroup: controlGroup))
       var packets = ""
       if let programs = balancer.packets {
         try programs.set(
@@ -119,7 +121,7 @@ public enum SocketLoader {
         packets = "; packets of \(devices.ports.count) devices"
       }
       // In front of those that translate: both see a connection's packets the same way.
-      let policy = try PolicyLoader.load(node: node, compiler.settings, devices.ports, &tables)
+      let policy = try PolicyLoader.load(node: node, compiler.settings, hooks, devices.ports, &tables)
       let used = balancer.plan.values.count { $0 == .use }
       return (
         "\(balancer.serviceCount) service ports, \(balancer.frontendCount) frontends, \(balancer.endpointCount) endpoints; "
