@@ -137,6 +137,7 @@ static __always_inline __u32 judge(struct __sk_buff *skb, bool is_from_pod) {
   if (p.is_resolution) return resolve(&p, ingress, is_from_pod);
   // What was sent to a group by its link-layer address (RFC 1812, section 5.3.4); broadcast, multicast.
   if (is_from_pod && (skb->pkt_type == 1 || skb->pkt_type == 2)) return KALSAE_POLICY_DROP_MULTICAST;
+  p.is_foreign = !is_from_pod && ingress && !device(&p.source);
   reason = source_problem(&p, ingress, is_from_pod);
   if (reason == KALSAE_POLICY_DROP_SOURCE && is_from_pod && is_direct_answer(&p, ingress)) return KALSAE_POLICY_KNOWN;
   if (!reason && p.is_fragment) reason = follow_fragment(&p);

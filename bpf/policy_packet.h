@@ -39,6 +39,8 @@ struct packet {
   bool is_later_fragment;
   /// Neighbour discovery.
   bool is_resolution;
+  /// Came to the node by a device that is no pod's here.
+  bool is_foreign;
 };
 
 static __always_inline void set_ipv4(struct kalsae_address *a, __u32 address) {

@@ -117,8 +117,9 @@ static __always_inline __u32 device(const struct kalsae_address *address) {
   return pod ? pod->interface : 0;
 }
 
-/// NP-7: whether an address is the own node's of a pod that runs here.
-static __always_inline bool is_own_node(__u64 address, const struct kalsae_policy_pod *pod) {
+/// NP-7: whether an address is the own node's of a pod that runs here; a gateway's is, for those who have it themselves.
+static __always_inline bool is_own_node(const struct packet *p, __u64 address, const struct kalsae_policy_pod *pod) {
+  if (address & KALSAE_POLICY_GATEWAY && !p->is_foreign) return true;
   __u32 node = (__u32)(address >> KALSAE_POLICY_NODE_SHIFT) & KALSAE_POLICY_NODES;
   return address & KALSAE_POLICY_OWN || (pod->node && node == pod->node);
 }
@@ -132,10 +133,10 @@ VERIFIED_ALONE int policy_problem(const struct packet *p, bool is_reversed, __u3
   if (is_same(source, destination)) return 0;
   __u64 from = where(source), to = where(destination);
   struct kalsae_policy_pod *sender = pod_at(from), *receiver = pod_at(to);
-  if (sender && sender->interface && sender->egress && !is_own_node(to, sender) &&
+  if (sender && sender->interface && sender->egress && !is_own_node(p, to, sender) &&
       !allows(sender->egress, destination, receiver, p->is_ipv6, wanted))
     return KALSAE_POLICY_DROP_EGRESS;
-  if (receiver && receiver->interface && receiver->ingress && !is_own_node(from, receiver) &&
+  if (receiver && receiver->interface && receiver->ingress && !is_own_node(p, from, receiver) &&
       !allows(receiver->ingress, source, sender, p->is_ipv6, wanted))
     return KALSAE_POLICY_DROP_INGRESS;
   return 0;

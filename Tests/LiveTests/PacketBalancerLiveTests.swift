@@ -252,6 +252,58 @@ struct PacketBalancerLiveTests {
     #expect(try site.get(outside, "10.9.0.1:30080") == "failed")
   }
 
+  @Test(
+    "NP-3 NP-4 NP-6 NP-7 a NetworkPolicy holds with nobody running, by links and by filters of traffic control",
+    arguments: ["", "tcx"])
+  func policy(without: String) throws {
+    let site = try Site("lbpolicy")
+    try site.serve([])
+    try site.startServers([1])
+    try site.write(
+      "policy.yaml",
+      """
+      apiVersion: networking.k8s.io/v1
+      kind: NetworkPolicy
+      metadata: {name: some, namespace: demo}
+      spec:
+        podSelector: {}
+        policyTypes: [Ingress]
+        ingress: [{from: [{ipBlock: {cidr: 10.244.1.2/32}}], ports: [{port: 8080}]}]
+
+      """)
+    let (a, b, c) = (site.pods[0], "10.244.1.3:8080", site.pods[2])
+    #expect(try site.load(without: without).contains("policy at 3 devices"))
+    #expect(try site.get(a, b) == "b 10.244.1.2")
+    #expect(try site.get(c, b) == "failed")
+    #expect(try site.get(a, "[fd00:1::3]:8080") == "failed")
+    #expect(try site.get(site.node, b).hasPrefix("b "))
+    #expect(try site.get(site.node, "[fd00:1::3]:8080").hasPrefix("b "))
+    let status = try site.kalsae("ebpf", "status", "--node", site.name).standardOutput
+    #expect(status.contains("policyIngress"))
+    let line = status.split(separator: "\n").first { $0.hasPrefix("policy/pods") } ?? ""
+    #expect(line.contains("attached to 3 devices"), "\(status)")
+    let rules = try site.kalsae("ebpf", "dump", "policy", "--node", site.name).standardOutput
+    #expect(rules.contains("10.244.1.2/32") && rules.contains("tcp 8080"), "\(rules)")
+    let drops = try site.kalsae("drops", "--node", site.name).standardOutput
+    #expect(drops.contains("10.244.1.4") && drops.contains("policyIngress"), "\(drops)")
+    // A hook that is switched off goes.
+    try site.write(
+      "mode.yaml",
+      """
+      apiVersion: kalsae.io/v1alpha1
+      kind: NodeConfiguration
+      metadata: {name: \(site.name)}
+      spec: {ebpfHooks: [tc_lb]}
+
+      """)
+    _ = try site.load(without: without)
+    try waitUntil("the programs to be off") { try site.get(c, b) == "b 10.244.1.4" }
+    let numbers = try site.pinned()
+    #expect(try site.kalsae("ebpf", "unload", "--node", site.name).standardOutput == "unloaded: node \(site.name)\n")
+    try waitUntil("the kernel to give everything back") { try site.alive(numbers).isEmpty }
+    #expect(try !site.node.run("tc", "qdisc", "show").check().standardOutput.contains("clsact"))
+  }
+
   @Test("KP-51 while endpoints change every connection reaches an old or a new one")
   func update() throws {
     let site = try Site("lbupdate")

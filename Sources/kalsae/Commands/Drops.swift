@@ -38,19 +38,22 @@ extension Kalsae {
       if watch { return try follow() }
       if let drops = try kernelDrops() {
         return try Standard.output(
-          agent.output == .json ? EBPFCommand.json(["drops": drops]) : DropsCommand.text(drops))
+          agent.output == .json
+            ? EBPFCommand.json(["drops": drops]) : DropsCommand.text(drops, "The first since somebody last asked:"))
       }
-      try agent.show(AgentRequest(.drops, limit: limit)) { $0.drops.map(DropsCommand.text) ?? "" }
+      try agent.show(AgentRequest(.drops, limit: limit)) {
+        $0.drops.map { DropsCommand.text($0, "The last of them:") } ?? ""
+      }
     }
 
-    private static func text(_ drops: DropsView) -> String {
+    private static func text(_ drops: DropsView, _ title: String) -> String {
       if drops.counts.isEmpty { return "nothing was dropped\n" }
       var table = TextTable([">PACKETS", "PORT", "REASON", "MEANING"])
       for count in drops.counts.sorted(by: { $0.packets > $1.packets }) {
         table.add(["\(count.packets)", count.port, count.reason, count.explanation])
       }
       let samples = drops.samples.map(line).joined()
-      return table.text + (samples.isEmpty ? "" : "\nThe last of them:\n" + samples)
+      return table.text + (samples.isEmpty ? "" : "\n\(title)\n" + samples)
     }
 
     /// What the kernel dropped on a node without an agent; nil: an agent is to be asked.

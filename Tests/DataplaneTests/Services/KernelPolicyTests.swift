@@ -103,7 +103,15 @@ struct KernelPolicyTests {
     bench.tables.setPodPolicy(own, PodPolicy(identity: 1, egress: 1))
     try subject.follow(bench)
     #expect(try judge(udp(own, other, to: 4791)) == "policyEgress")
-    if family == .ipv4 { #expect(try judge(icmp(own, IPAddress("169.254.1.1")!, 8)) == nil) }
+    guard family == .ipv4 else { return }
+    let gateway = IPAddress("169.254.1.1")!
+    #expect(try judge(icmp(own, gateway, 8)) == nil)
+    // NP-7: where the node itself sends by it, and nobody else does.
+    bench.tables.setPodPolicy(own, PodPolicy(identity: 1, egress: 1, ingress: 1))
+    try subject.follow(bench)
+    let fromGateway = udp(gateway, own)
+    #expect(try subject.judge(bench.fromNode(fromGateway), at: bench.underlay, bench) == "policyIngress")
+    #expect(try subject.judge(bench.fromHost(fromGateway), at: bench.host, bench) == nil)
   }
 
   @Test("KP-39 where connections have to begin with a SYN, one that is met in the middle is dropped")
