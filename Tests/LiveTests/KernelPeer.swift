@@ -18,14 +18,17 @@ final class KernelPeer {
 
   /// Boots it and waits until commands can be run. `tap` is made in `namespace` unless it is there, and set up.
   ///
+  /// - Parameter program: the path of a program that it holds besides, in /tools.
   /// - Parameter offload: whether it leaves checksums and segmentation to the TAP device, in both directions.
   init(
     in namespace: Namespace, tap: String, mac: MACAddress? = nil, addresses: [String], mtu: Int? = nil,
-    offload: Bool = false
+    offload: Bool = false, program: String? = nil
   ) throws {
     self.namespace = namespace
     folder = "\(try namespace.lab.directory())/\(tap)"
     var command = [Self.tool, "start", "--dir", folder, "--tap", tap, "--offload", offload ? "on" : "off"]
+    // Memory holds the program three times: packed, unpacked, and as it runs.
+    if let program { command += ["--program", program, "--memory", "1024"] }
     if let mac { command += ["--mac", "\(mac)"] }
     if let mtu { command += ["--mtu", "\(mtu)"] }
     for address in addresses { command += ["--address", address] }
