@@ -9,6 +9,9 @@
 
 /// Whether bpf_set_retval is there (Linux 5.18); without it nothing is rejected here but left to the packet path.
 const volatile __u8 has_set_retval = 0;
+/// The families of sockets, 1: IPv4, 2: IPv6, whose connected datagram sockets are left to the packet path: without recvmsg
+/// answers would come from the endpoint.
+const volatile __u8 leaves_datagrams = 0;
 
 struct {
   __uint(type, BPF_MAP_TYPE_HASH);
@@ -115,12 +118,13 @@ static __always_inline void remember(
 }
 
 /// Finds the endpoint for what a socket wants to reach and puts it in place of the target.
-static __always_inline enum result translate(struct bpf_sock_addr *ctx, struct target *t, bool is_datagram) {
+static __always_inline enum result translate(struct bpf_sock_addr *ctx, struct target *t, bool is_datagram, int family) {
   __u64 netns = bpf_get_netns_cookie(ctx);
   struct kalsae_namespace *ns = bpf_map_lookup_elem(&namespaces, &netns);
   if (!ns) return LEAVE;
   __u8 transport = (__u8)ctx->protocol;
   if (transport != IPPROTO_TCP && transport != IPPROTO_UDP) return LEAVE;
+  if (transport == IPPROTO_UDP && leaves_datagrams & (family == 4 ? 1 : 2)) return LEAVE;
   bool is_v4 = is_ipv4(&t->address);
   // KP-24: 127.0.0.1 is the node's only where the node asks; in a pod it is the pod's own.
   if (is_v4 && is_loopback4(t->address.word[3]) && ns->role != KALSAE_ROLE_NODE) return LEAVE;
@@ -206,7 +210,7 @@ static __always_inline bool translate_back(struct bpf_sock_addr *ctx, struct tar
   int NAME(struct bpf_sock_addr *ctx) {                                                                                \
     struct target t;                                                                                                   \
     read##FAMILY(ctx, &t);                                                                                             \
-    enum result result = translate(ctx, &t, IS_DATAGRAM);                                                              \
+    enum result result = translate(ctx, &t, IS_DATAGRAM, FAMILY);                                                              \
     if (result == REFUSE) return refuse();                                                                             \
     if (result == REWRITE) write##FAMILY(ctx, &t.address, t.port);                                                     \
     return 1;                                                                                                          \

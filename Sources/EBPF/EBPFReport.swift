@@ -35,10 +35,12 @@ public struct EBPFReport: Sendable, Codable {
     let support = KernelSupport.probe()
     let folder = node.map { PinFolder(node: $0) }
     var wanted = Set(Hook.allCases)
+    var marks = UInt64.max
     var report = EBPFReport(node: node, folder: folder?.path, hooks: [])
     if let folder, let meta = PinFolder.get("\(folder.maps)/meta"),
       let map = try? BPFMap<UInt32, UInt64>("meta", meta), let mask = map.value(1, 0)
     {
+      marks = mask
       wanted = wanted.filter { mask & 1 << UInt64($0.number) != 0 }
     }
     let plan = support.plan(wanted: wanted)
@@ -57,7 +59,7 @@ public struct EBPFReport: Sendable, Codable {
           hook: "sock_lb/\(hook.rawValue)", kernel: support.missing[hook].map { "no: \($0)" } ?? "yes", state: state,
           purpose: hook.purpose))
     }
-    report.addDevices(folder)
+    report.addDevices(folder, marks)
     if let folder {
       report.overlay = OverlayReport.read(folder)
       report.policy = PolicyReport.read(folder)
@@ -65,6 +67,17 @@ public struct EBPFReport: Sendable, Codable {
     if !support.canRefuse {
       report.notes.append(
         "this kernel has no bpf_set_retval (Linux 5.18): connections that nobody can serve are refused in user space")
+    }
+    for hooks: (connect: Hook, answer: Hook, name: Hook) in [
+      (.connect4, .recvmsg4, .getpeername4), (.connect6, .recvmsg6, .getpeername6),
+    ] where plan[hooks.connect] == .use {
+      if plan[hooks.answer] != .use {
+        report.notes.append(
+          "without \(hooks.answer.rawValue) user space translates datagrams, not \(hooks.connect.rawValue)")
+      }
+      if plan[hooks.name] != .use {
+        report.notes.append("without \(hooks.name.rawValue) programs see the endpoint as their peer, not the service")
+      }
     }
     guard let folder, folder.exists else { return report }
     report.counters = counters(folder)
@@ -78,30 +91,35 @@ public struct EBPFReport: Sendable, Codable {
     return report
   }
 
-  /// What is attached to devices.
-  private mutating func addDevices(_ folder: PinFolder?) {
+  /// What is attached to devices. `marks` says what is wanted.
+  private mutating func addDevices(_ folder: PinFolder?, _ marks: UInt64) {
     let refusal = DeviceWay.refusal()
     let ability =
       refusal.map { "no: \($0)" }
       ?? (DeviceWay.probe() == .link ? "yes" : "by filters of traffic control: no tcx (Linux 6.6)")
-    func add(_ hook: String, _ ability: String, _ devices: Int, _ purpose: String) {
-      let state =
-        devices > 0
-        ? "attached to \(devices) devices"
-        : node != nil || ability.hasPrefix("no:") ? "not attached: left to user space" : "not loaded"
+    func add(_ hook: String, _ ability: String, _ devices: Int, _ mark: UInt64, _ purpose: String) {
+      let state: String
+      if devices > 0 {
+        state = "attached to \(devices) devices"
+      } else if marks & mark == 0 {
+        state = "switched off: left to user space"
+      } else {
+        state = node != nil || ability.hasPrefix("no:") ? "not attached: left to user space" : "not loaded"
+      }
       hooks.append(HookLine(hook: hook, kernel: ability, state: state, purpose: purpose))
     }
     let attached = folder.map { PacketBalancer.devices(of: $0) } ?? []
     add(
-      "overlay/ingress", ability, folder.map { FlowOffloader.devices(of: $0) } ?? 0,
+      "overlay/ingress", ability, folder.map { FlowOffloader.devices(of: $0) } ?? 0, FlowOffloader.mark,
       "established flows are carried from device to device")
     let purpose = "packets to services while no data plane runs"
-    add("tc_lb/ingress", ability, attached.count { $0.program == .tc }, purpose)
+    add(
+      "tc_lb/ingress", ability, attached.count { $0.program == .tc }, PacketBalancer.Program.tc.mark, purpose)
     add(
       "xdp_lb/xdp", PacketBalancer.earlyRefusal().map { "no: \($0)" } ?? "yes", attached.count { $0.program == .xdp },
-      purpose)
+      PacketBalancer.Program.xdp.mark, purpose)
     add(
-      "policy/pods", ability, folder.map { PolicyEnforcer.devices(of: $0) } ?? 0,
+      "policy/pods", ability, folder.map { PolicyEnforcer.devices(of: $0) } ?? 0, PolicyEnforcer.mark,
       "network policy, where no agent runs and the kernel routes")
   }
 

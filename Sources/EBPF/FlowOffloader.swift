@@ -71,6 +71,9 @@ public final class FlowOffloader: FlowOffload {
 
   private let way = DeviceWay.probe()
 
+  /// Says in the map `meta` that flows in the kernel are wanted.
+  static let mark: UInt64 = 1 << 34
+
   /// Why this kernel cannot; nil: it can.
   public static func refusal() -> String? { DeviceWay.refusal() }
 

@@ -12,6 +12,9 @@ public final class PacketBalancer {
   public enum Program: String, Sendable, CaseIterable {
     case tc = "tc_lb"
     case xdp = "xdp_lb"
+
+    /// Says in the map `meta` that the program is wanted; the lower half is the hooks'.
+    var mark: UInt64 { self == .tc ? 1 << 32 : 1 << 33 }
   }
 
   /// What a program makes of a frame.

@@ -7,6 +7,9 @@ import Glibc
 ///
 /// What is attached outlives the process; `unload` takes it away. Used from one thread.
 public final class PolicyEnforcer {
+  /// Says in the map `meta` that policy in the kernel is wanted.
+  static let mark: UInt64 = 1 << 35
+
   public struct Options: Sendable {
     /// Seconds that connections may be silent.
     public var timeouts = Settings.Timeouts()

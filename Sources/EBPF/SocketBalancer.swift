@@ -55,6 +55,9 @@ public final class SocketBalancer {
     public var cgroup: String?
     /// Whether packets are served too, while no data plane runs; nil: no.
     public var packets: PacketBalancer.Options?
+    /// Whether `FlowOffloader` and `PolicyEnforcer` are wanted as well: for the status alone.
+    public var carriesFlows = true
+    public var enforcesPolicy = true
     /// Clients that are remembered (KP-50).
     public var affinityLimit = 1 << 16
     /// Flows of sockets that are remembered.
@@ -144,6 +147,7 @@ public final class SocketBalancer {
   ) throws(EBPFError) {
     try object.resize(capacity)
     try object.setConstant(at: 0, support.canRefuse ? 1 : 0)
+    try object.setConstant(at: 1, (plan[.recvmsg4] == .use ? 0 : 1) | (plan[.recvmsg6] == .use ? 0 : 2))
     for hook in Hook.allCases where plan[hook] != .use { try object.leaveOut(hook.rawValue) }
     for (name, limit) in zip(kept, [options.affinityLimit, options.socketLimit]) {
       try object.resize(name, limit)
@@ -162,6 +166,9 @@ public final class SocketBalancer {
   ) throws(EBPFError) {
     var wanted: UInt64 = 0
     for hook in options.hooks { wanted |= 1 << UInt64(hook.number) }
+    for program in options.packets?.programs ?? [] { wanted |= program.mark }
+    if options.carriesFlows { wanted |= FlowOffloader.mark }
+    if options.enforcesPolicy { wanted |= PolicyEnforcer.mark }
     let meta: BPFMap<UInt32, UInt64> = try BPFMap("meta", object.map("meta"))
     try meta.write([0, 1, 2], [UInt64(KALSAE_EBPF_LAYOUT), wanted, support.canRefuse ? 1 : 0])
   }

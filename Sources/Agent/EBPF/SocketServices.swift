@@ -57,6 +57,8 @@ struct SocketServices {
       packets.connectionLimit = min(max(1024, settings.flowTableSize * 2), 1 << 17)
       options.packets = packets
     }
+    options.carriesFlows = settings.ebpfHooks.contains(.overlay)
+    options.enforcesPolicy = settings.ebpfHooks.contains(.policy)
     options.cgroup = controlGroup
     options.affinityLimit = settings.affinityTableSize
     return options
