@@ -119,7 +119,7 @@ struct {
   __type(value, struct work);
 } lb_work SEC(".maps");
 
-enum act { PASS, DROP, SEND };
+enum act { PASS, DROP, SEND, REFUSE };
 
 static __always_inline bool is_same_mac(const __u8 *a, const __u8 *b) {
   return !((a[0] ^ b[0]) | (a[1] ^ b[1]) | (a[2] ^ b[2]) | (a[3] ^ b[3]) | (a[4] ^ b[4]) | (a[5] ^ b[5]));

@@ -70,7 +70,10 @@ static __always_inline enum act decide(
     break;
   }
   case OUTCOME_REJECT_NO_ENDPOINT:
-  case OUTCOME_REJECT_NO_PORT: count(KALSAE_LB_LEFT_REFUSAL); return PASS;
+  case OUTCOME_REJECT_NO_PORT:
+    if (CAN_REFUSE && w->fragment == WHOLE) break;
+    count(KALSAE_LB_LEFT_REFUSAL);
+    return PASS;
   case OUTCOME_DROP_NO_LOCAL:
   case OUTCOME_DROP_RANGE: break;
   }
@@ -90,6 +93,10 @@ static __always_inline enum act decide(
   if (outcome == OUTCOME_DROP_RANGE) {
     count(KALSAE_LB_SOURCE_RANGE);
     return DROP;
+  }
+  if (outcome == OUTCOME_REJECT_NO_ENDPOINT || outcome == OUTCOME_REJECT_NO_PORT) {
+    count(outcome == OUTCOME_REJECT_NO_ENDPOINT ? KALSAE_LB_NO_ENDPOINT : KALSAE_LB_NO_PORT);
+    return REFUSE;
   }
   w->next.destination = w->answer.backend.address;
   w->next.destination_port = w->answer.backend.port;

@@ -4,6 +4,7 @@
 #include <linux/pkt_cls.h>
 
 #define context __sk_buff
+#define CAN_REFUSE true
 
 static __always_inline long load(struct context *skb, __u32 offset, void *to, __u32 size) {
   return bpf_skb_load_bytes(skb, offset, to, size);
@@ -27,6 +28,7 @@ static __always_inline bool mend(
 }
 
 #include "packet_lb.h"
+#include "refusal.h"
 
 /// Sends a packet whole: puts IPIP before it.
 static __always_inline bool wrap(struct __sk_buff *skb, struct work *w) {
@@ -43,6 +45,7 @@ SEC("tc") int tc_lb(struct __sk_buff *skb) {
   enum act act = balance_packet(skb, skb->ifindex, skb->len, skb->gso_size, &w);
   if (act == PASS || !w) return TC_ACT_UNSPEC;
   if (act == DROP) return TC_ACT_SHOT;
+  if (act == REFUSE) return refuse(skb, w);
   struct bpf_fib_lookup way = {};
   if (w->place.kind == KALSAE_PLACE_KERNEL && !find_route(skb, w, skb->ifindex, false, &way)) return TC_ACT_UNSPEC;
   note_fragment(w);

@@ -4,6 +4,8 @@
 #include "kernel.h"
 
 #define context xdp_md
+/// tc_lb answers, behind it.
+#define CAN_REFUSE false
 
 static __always_inline long load(struct context *xdp, __u32 offset, void *to, __u32 size) {
   return bpf_xdp_load_bytes(xdp, offset, to, size);

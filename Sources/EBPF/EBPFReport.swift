@@ -137,15 +137,17 @@ public struct EBPFReport: Sendable, Codable {
     ("answered", "packets of endpoints that were sent to their clients"),
     ("errors", "ICMP errors that were sent to whom they are about"),
     ("connections", "connections that packets opened"),
-    ("noEndpoint", "packets dropped: of an endpoint that the service has no more (KP-51)"),
+    ("noEndpoint", "packets dropped: the service has no endpoint (KP-30), or no more the one that sent them (KP-51)"),
     ("noLocalEndpoint", "packets dropped: no endpoint on this node (KP-31)"),
     ("sourceRange", "packets dropped: source not allowed (KP-38)"),
     ("noFreePort", "packets dropped: no port for a masqueraded connection (KP-36)"),
-    ("leftRefusal", "packets left to user space, which answers: nobody can serve them (KP-30, KP-37)"),
+    ("leftRefusal", "fragments left to user space, which answers: nobody can serve them (KP-30, KP-37)"),
     ("leftPolicy", "packets left to user space: a network policy decides"),
     ("leftRoute", "packets left to user space: no way that the kernel knows"),
     ("leftSize", "packets left to user space: too big"),
     ("failed", "packets lost: the kernel could not change them"),
+    ("noServicePort", "packets dropped: the service has no such port (KP-37)"),
+    ("icmpRateLimited", "packets dropped without an answer: too many were told why"),
   ]
 
   private static func counters(_ folder: PinFolder) -> [Counter] {

@@ -278,7 +278,8 @@ public final class PacketBalancer {
     [
       .noEndpoint: count(KALSAE_LB_NO_ENDPOINT), .noLocalEndpoint: count(KALSAE_LB_NO_LOCAL_ENDPOINT),
       .sourceRange: count(KALSAE_LB_SOURCE_RANGE),
-      .noFreePort: count(KALSAE_LB_NO_FREE_PORT),
+      .noFreePort: count(KALSAE_LB_NO_FREE_PORT), .noServicePort: count(KALSAE_LB_NO_PORT),
+      .icmpRateLimited: count(KALSAE_LB_LIMITED),
     ]
   }
 

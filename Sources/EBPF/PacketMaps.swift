@@ -71,6 +71,10 @@ extension kalsae_lb_config {
     tcp_established = settings.timeouts.tcpEstablished
     tcp_transient = settings.timeouts.tcpTransient
     udp = settings.timeouts.udp
+    error4 = settings.icmpSource4.map { kalsae_address(.v4($0)) } ?? .zero
+    error6 = settings.icmpSource6.map { kalsae_address(.v6($0)) } ?? .zero
+    error_rate = UInt32(clamping: settings.icmpErrorRate)
+    error_burst = UInt32(clamping: settings.icmpErrorBurst)
   }
 }
 

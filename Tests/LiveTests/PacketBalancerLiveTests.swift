@@ -304,6 +304,65 @@ struct PacketBalancerLiveTests {
     #expect(try !site.node.run("tc", "qdisc", "show").check().standardOutput.contains("clsact"))
   }
 
+  @Test("KP-30 KP-37 nobody runs: connections that nobody takes are refused at once, TCP and UDP")
+  func refused() throws {
+    let site = try Site("lbrefuse")
+    try site.serve([])
+    try site.startServers([1])
+    try site.write(
+      "dns.yaml",
+      """
+      apiVersion: v1
+      kind: Service
+      metadata: {name: dns, namespace: demo}
+      spec:
+        clusterIP: 10.96.0.11
+        clusterIPs: [10.96.0.11, "fd00:96::11"]
+        ipFamilyPolicy: RequireDualStack
+        ipFamilies: [IPv4, IPv6]
+        ports: [{name: dns, port: 53, protocol: UDP}]
+
+      """)
+    func tried(_ space: Namespace, _ transport: String, _ address: String) throws -> String {
+      try space.run(
+        "/usr/bin/python3", "-c",
+        """
+        import socket, sys
+        host, port = sys.argv[2].rsplit(":", 1)
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        # A long datagram, an odd one, an empty one: each is quoted.
+        for size in (1400, 7, 0):
+            s = socket.socket(family, socket.SOCK_DGRAM if sys.argv[1] == "udp" else socket.SOCK_STREAM)
+            s.settimeout(3)
+            try:
+                s.connect((host, int(port)))
+                s.send(b"x" * size)
+                s.recv(100)
+                end = "served"
+            except OSError as error: end = error.__class__.__name__
+            if end != "ConnectionRefusedError": break
+        print(end, end="")
+        """, transport, address
+      ).standardOutput
+    }
+    _ = try site.load()
+    let (a, outside) = (site.pods[0], site.outside)
+    for (space, transport, address) in [
+      (a, "tcp", "10.96.0.10:80"), (a, "tcp", "fd00:96::10:80"), (a, "tcp", "10.96.0.10:81"),
+      (a, "udp", "10.96.0.11:53"), (a, "udp", "fd00:96::11:53"), (a, "udp", "10.96.0.11:54"),
+      (a, "udp", "fd00:96::11:54"), (outside, "tcp", "10.9.1.20:80"), (outside, "tcp", "fd00:91::20:80"),
+      (outside, "tcp", "10.9.0.1:30080"),
+    ] {
+      #expect(try tried(space, transport, address) == "ConnectionRefusedError", "\(transport) \(address)")
+    }
+    let status = try site.kalsae("ebpf", "status", "--node", site.name).standardOutput
+    #expect(status.contains("noServicePort"))
+    // Somebody comes: the same connections are served.
+    try site.serve([1])
+    _ = try site.load()
+    #expect(try site.get(a, "10.96.0.10") == "b 10.244.1.2")
+  }
+
   @Test("KP-51 while endpoints change every connection reaches an old or a new one")
   func update() throws {
     let site = try Site("lbupdate")
@@ -372,11 +431,11 @@ struct PacketBalancerLiveTests {
     #expect(try site.get(site.outside, "[fd00:91::20]") == "b fd00:9::1")
     try configure("tc_lb")
     _ = try site.load()
-    #expect(try line("xdp_lb/xdp").contains("not attached"))
+    #expect(try line("xdp_lb/xdp").contains("switched off: left to user space"))
     #expect(try line("tc_lb/ingress").contains("attached to 4 devices"))
     try configure("connect4")
     _ = try site.load()
-    #expect(try line("tc_lb/ingress").contains("not attached"))
+    #expect(try line("tc_lb/ingress").contains("switched off: left to user space"))
     #expect(try site.get(site.outside, "10.9.0.1:30080") == "failed")
     try configure("tc_lb")
     _ = try site.load()

@@ -163,6 +163,9 @@ enum kalsae_counter {
   KALSAE_LB_LEFT_SIZE,
   /// Lost: the kernel could not change the packet.
   KALSAE_LB_FAILED,
+  /// Dropped, and answered or not for want of a rate.
+  KALSAE_LB_NO_PORT,
+  KALSAE_LB_LIMITED,
   KALSAE_COUNTERS,
 };
 
@@ -184,6 +187,11 @@ struct kalsae_lb_config {
   __u32 tcp_established;
   __u32 tcp_transient;
   __u32 udp;
+  /// What ICMP errors come from, how many a second, and how many at once.
+  struct kalsae_address error4;
+  struct kalsae_address error6;
+  __u32 error_rate;
+  __u32 error_burst;
 };
 #define KALSAE_LB_MASQUERADE_ALL 1
 #define KALSAE_LB_LIBERAL 2
