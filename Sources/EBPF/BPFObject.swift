@@ -64,8 +64,10 @@ final class BPFObject {
     let result = unsafe kalsae_bpf_load(object)
     guard result < 0 else { return }
     let log = BPFObject.log
-    try check(
-      result, "the kernel does not take object \(name)", hint: log.isEmpty ? "it did not say why" : "it says:\n\(log)")
+    let what = "the kernel does not take object \(name)"
+    // What root may not is what the verifier refuses.
+    if geteuid() == 0, !log.isEmpty { throw EBPFError(what, code: -result, hint: "it says:\n\(log)") }
+    try check(result, what, hint: log.isEmpty ? "it did not say why" : "it says:\n\(log)")
   }
 
   /// Runs a program on a frame, which goes nowhere; the loopback device stands for the one that it came in by.
