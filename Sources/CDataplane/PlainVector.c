@@ -121,7 +121,7 @@ INLINE size_t parse(const struct kalsae_plain *plain, size_t first, size_t end, 
         good &= _mm512_cmpge_epu64_mask(length, all(8));
         good &= _mm512_cmple_epu64_mask(_mm512_add_epi64(length, all(20)), outer);
       }
-      _mm512_storeu_si512(plain->sources + first, _mm512_srli_epi64(o[3], 32));
+      _mm512_storeu_si512(plain->columns + first, _mm512_srli_epi64(o[3], 32));
       _mm512_storeu_si512(places, _mm512_add_epi64(at, all(offset - 16)));
       load(places, w);
       sum = differ(sum, w[1], plain->inner, plain->inner_mask);
@@ -130,6 +130,9 @@ INLINE size_t parse(const struct kalsae_plain *plain, size_t first, size_t end, 
       __mmask8 same = _mm512_testn_epi64_mask(_mm512_xor_si512(o[2], a), all(0xff00));
       if (!plain->uniform_dscp) same |= _mm512_testn_epi64_mask(o[2], all(0x0300));
       good &= same;
+      if (plain->uniform_ttl) {
+        good &= _mm512_cmple_epu64_mask(_mm512_and_si512(b, all(0xff)), _mm512_and_si512(o[3], all(0xff)));
+      }
     } else {
       _mm512_storeu_si512(places, _mm512_sub_epi64(at, all(2)));
       load(places, w);
@@ -156,9 +159,11 @@ INLINE size_t parse(const struct kalsae_plain *plain, size_t first, size_t end, 
     }
     good &= tcp | udp;
     if (!is_tunnel) {
-      __m512i port = _mm512_srli_epi64(c, 48);
-      good &= ~(udp & (_mm512_cmpeq_epi64_mask(port, all(plain->excluded[0])) |
-                       _mm512_cmpeq_epi64_mask(port, all(plain->excluded[1]))));
+      if (plain->excludes) {
+        __m512i port = _mm512_srli_epi64(c, 48);
+        good &= ~(udp & (_mm512_cmpeq_epi64_mask(port, all(plain->excluded[0])) |
+                         _mm512_cmpeq_epi64_mask(port, all(plain->excluded[1]))));
+      }
       __mmask8 partial = _mm512_test_epi64_mask(f.rest, all((uint64_t)CHECKSUM_PARTIAL << 48));
       if (partial) {
         // Of nothing but the transport header behind the IPv4 header.
@@ -175,30 +180,30 @@ INLINE size_t parse(const struct kalsae_plain *plain, size_t first, size_t end, 
     rest = _mm512_or_si512(rest, all(plain->tail));
     _mm512_storeu_si512(plain->keys + first, _mm512_permutex2var_epi64(addresses, low, rest));
     _mm512_storeu_si512(plain->keys + first + 4, _mm512_permutex2var_epi64(addresses, high, rest));
-    _mm512_storeu_si512(plain->words + first, _mm512_shrdi_epi64(a, b, 32));
-    _mm512_storeu_si512(plain->marks + first, mark);
+    _mm512_storeu_si512(plain->columns + kalsae_column_length + first, _mm512_shrdi_epi64(a, b, 32));
+    _mm512_storeu_si512(plain->columns + 2 * kalsae_column_length + first, mark);
     for (int i = 0; i < 8; i++) frame[i].port = plain->port;
     if (good != 0xff) return first + (size_t)__builtin_ctz(~(unsigned)good);
   }
   return first;
 }
 
-VECTOR size_t kalsae_plain_read(const struct kalsae_plain *plain, size_t first, size_t end) {
+VECTOR size_t kalsae_plain_read_vector(const struct kalsae_plain *plain, size_t first, size_t end) {
   return parse(plain, first, end, 0);
 }
 
-VECTOR size_t kalsae_plain_unwrap(const struct kalsae_plain *plain, size_t first, size_t end) {
+VECTOR size_t kalsae_plain_unwrap_vector(const struct kalsae_plain *plain, size_t first, size_t end) {
   return parse(plain, first, end, 1);
 }
 
 #else
 
 int kalsae_plain_vector(void) { return 0; }
-size_t kalsae_plain_read(const struct kalsae_plain *plain, size_t first, size_t end) {
+size_t kalsae_plain_read_vector(const struct kalsae_plain *plain, size_t first, size_t end) {
   (void)plain, (void)end;
   return first;
 }
-size_t kalsae_plain_unwrap(const struct kalsae_plain *plain, size_t first, size_t end) {
+size_t kalsae_plain_unwrap_vector(const struct kalsae_plain *plain, size_t first, size_t end) {
   (void)plain, (void)end;
   return first;
 }

@@ -4,7 +4,8 @@
 #include <stdint.h>
 
 #include "memory_shim.h"
-#include "plain_vector.h"
+#include "plain_read.h"
+#include "plain_send.h"
 
 /// Asks for the cache line of `p` to be read.
 static inline void kalsae_prefetch(const void *p) { __builtin_prefetch(p, 0, 3); }

@@ -97,13 +97,6 @@ public struct Frame: BitwiseCopyable {
     get { unsafe Octets(unsafe: buffer + Int(start), count: Int(length)) }
   }
 
-  /// Whether the frame is an ordinary one, whole, with a finished checksum.
-  @inlinable
-  public var isFinished: Bool {
-    @inline(__always)
-    get { segmentation == .none && flags.isDisjoint(with: [.checksumPartial, .truncated]) }
-  }
-
   /// Whether the frame is an ordinary one, whole; its checksum may be partial.
   @inlinable
   public var isOrdinary: Bool {
@@ -120,16 +113,6 @@ public struct Frame: BitwiseCopyable {
   @inlinable
   public func hasPartialChecksum(at start: Int, offset: Int) -> Bool {
     Int(checksumStart) == Int(self.start) &+ start && Int(checksumOffset) == offset
-  }
-
-  /// The `length` octets from `offset` on, with `room` octets before them, which there must be.
-  @inlinable
-  @inline(__always)
-  @_lifetime(immortal)
-  public func octets(from offset: Int, length: Int, room: Int) -> Octets {
-    let first = Int(start) &+ offset &- room
-    precondition(first >= 0 && offset >= 0 && length >= 0 && offset &+ length <= Int(self.length))
-    return unsafe Octets(unsafe: buffer + first, count: length &+ room)
   }
 
   /// The octets that can still be pushed before the packet.
@@ -166,17 +149,6 @@ public struct Frame: BitwiseCopyable {
     start &-= UInt32(truncatingIfNeeded: count)
     length &+= UInt32(truncatingIfNeeded: count)
     wireLength &+= UInt32(truncatingIfNeeded: count)
-  }
-
-  /// Leaves `length` octets from `offset` on, and makes room for `count` octets before them: `narrow` and `push` in one.
-  @inlinable
-  @inline(__always)
-  public mutating func rewrap(from offset: Int, length: Int, _ count: Int) {
-    let first = Int(start) &+ offset &- count
-    precondition(first >= 0 && offset >= 0 && count >= 0 && length >= 0 && offset &+ length <= Int(self.length))
-    start = UInt32(truncatingIfNeeded: first)
-    self.length = UInt32(truncatingIfNeeded: length &+ count)
-    wireLength = self.length
   }
 
   /// Cuts the packet to `count` octets, or lengthens it into the tailroom.

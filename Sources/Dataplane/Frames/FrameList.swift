@@ -44,30 +44,22 @@ public struct FrameList: ~Copyable {
 /// The places of a list for a loop that appends by itself: see `MemoryView`.
 @safe
 struct FrameListView: BitwiseCopyable {
-  fileprivate let indices: UnsafeMutablePointer<UInt16>
+  /// The places, for C.
+  @unsafe let pointer: UnsafeMutablePointer<UInt16>
+  let count: Int
   let capacity: Int
-  private(set) var count: Int
-
-  fileprivate init(_ list: borrowing FrameList) {
-    unsafe indices = list.indices
-    capacity = list.capacity
-    count = list.filled
-  }
-
-  @inline(__always)
-  mutating func append(_ index: Int) {
-    precondition(UInt(bitPattern: count) < UInt(bitPattern: capacity))
-    unsafe indices[count] = UInt16(truncatingIfNeeded: index)
-    count &+= 1
-  }
 }
 
 extension FrameList {
   /// See `FrameListView`.
   var view: FrameListView {
-    @inline(__always) get { FrameListView(self) }
+    @inline(__always) get { unsafe FrameListView(pointer: indices, count: filled, capacity: capacity) }
   }
 
-  /// What a view of the list was filled to.
-  mutating func take(_ view: FrameListView) { filled = view.count }
+  /// What the list was filled to by a loop.
+  @inline(__always)
+  mutating func take(_ count: Int) {
+    precondition(count >= 0 && count <= capacity)
+    filled = count
+  }
 }

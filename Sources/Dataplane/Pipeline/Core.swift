@@ -41,11 +41,11 @@ struct Core: ~Copyable {
   private(set) var geneve = TunnelGuard.none
   /// The address of the node that a tunnel packet was last sent to, as it lies in the packet: most are sent
   /// to the same.
-  var lastLocal = TunnelReader.noLocal
+  var lastLocal = TunnelPeers.noLocal
   /// What the last plain packet from the underlay came in: most come in the same.
   var lastEncapsulation = Encapsulation.none
   /// Whether plain packets are read eight at a time.
-  var usesVectors = PlainVector.isUsable
+  var usesVectors = PlainReader.hasVectors
   /// Whether plain packets take the fast path; without it they go the general way, with the same result.
   var usesFastPath = true
   /// Whether some hop's path has taught a smaller MTU than its link has.
@@ -69,7 +69,7 @@ struct Core: ~Copyable {
   /// Sets the clock and makes room for what the tables hold by now.
   mutating func begin(at now: UInt64, _ tables: borrowing Tables) {
     scratch.reset()
-    if !TunnelReader.isLocal(lastLocal, tables) { lastLocal = TunnelReader.noLocal }
+    if !TunnelPeers.isLocal(lastLocal, tables) { lastLocal = TunnelPeers.noLocal }
     vxlan = .vxlan(tables.settings)
     geneve = .geneve(tables.settings)
     hopStates.grow(to: tables.hops.records.count)

@@ -28,25 +28,12 @@ struct Family<Key: FlowKey>: ~Copyable {
   /// Positions are found for all first: where a probe goes on to the next slot, several of them wait for memory at once.
   mutating func lookUp(_ core: inout Core, _ batch: inout FrameBatch, _ tables: borrowing Tables) {
     if list.isEmpty { return }
-    locate(tables)
+    PlainSearch.find(self, tables)
     sendKnown(&core, &batch, tables)
     list.removeAll()
     if misses.isEmpty { return }
     classifyMisses(&core, &batch, tables)
     misses.removeAll()
-  }
-
-  /// Finds the flows of the listed packets, and asks for the hops that they lead to.
-  @inline(never)
-  private func locate(_ tables: borrowing Tables) {
-    let (table, list) = (flows.table.view, list.view)
-    let (keys, plain, hops) = (keys.view, plain.view, tables.hops.records.view)
-    for number in 0..<min(self.list.count, Core.batchLimit) {
-      let index = Int(list[number])
-      let position = table.find(keys[index], plain.hash(index))
-      plain.setListed(number, index, position: position)
-      if position >= 0 { hops.prefetchPair(Int(table.slots[position].hop)) }
-    }
   }
 
   /// Sends on the listed packets whose flows are known and current; the rest are noted. Sending enters no flow and takes
@@ -55,7 +42,7 @@ struct Family<Key: FlowKey>: ~Copyable {
     let epoch = tables.epoch
     var number = 0
     while true {
-      number = sendPlain(from: number, &core, &batch, tables)
+      number = sendPlain(from: number, &core, batch, tables)
       guard number < list.count else { return }
       let (index, position) = plain.view.listed(number)
       number += 1
@@ -123,7 +110,7 @@ struct Family<Key: FlowKey>: ~Copyable {
             continue
           }
           let position = enter(index, judgement, &core, &batch, tables)
-          if position >= 0, !sendPlain(index, position, &core, &batch, tables) {
+          if position >= 0, !sendPlain(index, position, &core, batch, tables) {
             send(index, position, &core, &batch, tables)
           }
         }

@@ -46,22 +46,16 @@ struct LinkGuard: BitwiseCopyable {
 
   var isUsable: Bool { secondMask != 0 }
 
-  /// What `admits` compares the first 16 octets with.
+  /// What the first 16 octets of a frame with an IPv4 packet are compared with.
   var pattern: (first: MaskedWord, second: MaskedWord) {
     (MaskedWord(value: first & firstMask, mask: firstMask), MaskedWord(value: second & secondMask, mask: secondMask))
-  }
-
-  /// Whether a frame begins so, with an IPv4 packet.
-  @inline(__always)
-  func admits(_ octets: Octets) -> Bool {
-    octets.count >= 16 && (octets[u64Native: 0] ^ first) & firstMask | (octets[u64Native: 8] ^ second) & secondMask == 0
   }
 
   /// What a frame says that it carries; 0 where it is too short to say it.
   @inline(__always)
   static func type(_ octets: Octets) -> UInt16 { octets.count >= EthernetHeader.length ? octets[u16: 12] : 0 }
 
-  /// The same as `admits` with an IPv6 packet.
+  /// Whether a frame begins so, with an IPv6 packet.
   @inline(__always)
   func admits6(_ octets: Octets) -> Bool {
     octets.count >= 16
@@ -70,21 +64,19 @@ struct LinkGuard: BitwiseCopyable {
 }
 
 /// What a plain packet in VXLAN or Geneve over IPv4 has between the outer and the inner network-layer header: the tunnel's
-/// UDP port and no checksum, the network's identifier, no options, the node's own address and the type of the inner packet.
-/// Prepared when the batch begins, and compared in four words.
+/// UDP port and no checksum, the network's identifier, no options, the node's own address as the inner frame's destination.
+/// Prepared when the batch begins.
 struct TunnelGuard: BitwiseCopyable {
-  /// Octets 34 to 41 (UDP), 42 to 49 (VXLAN or Geneve), 50 to 57 and 58 to 65 (Ethernet, and the beginning of the inner
-  /// header) of the frame; as they lie in memory.
+  /// Octets 34 to 41 (UDP), 42 to 49 (VXLAN or Geneve) and 50 to 57 (Ethernet) of the frame; as they lie in memory.
   private var udp: UInt64
   private var udpMask: UInt64
   private var shim: UInt64
   private var shimMask: UInt64
   private var link: UInt64
-  private var type: UInt64
 
   /// Where the inner network-layer header is.
   static var length: Int {
-    EthernetHeader.length + PlainIPv4.length + UDPHeader.length + VXLANHeader.length + EthernetHeader.length
+    EthernetHeader.length + IPv4Header.length + UDPHeader.length + VXLANHeader.length + EthernetHeader.length
   }
 
   /// Lets nothing pass.
@@ -96,7 +88,6 @@ struct TunnelGuard: BitwiseCopyable {
     self.shim = shim.bigEndian
     shimMask = mask.bigEndian
     link = (mac.rawValue << 16).bigEndian
-    type = (UInt64(EtherType.ipv4.rawValue) << 16 | 0x4500).bigEndian
   }
 
   /// TUN-3: of the flags only I counts.
@@ -115,20 +106,11 @@ struct TunnelGuard: BitwiseCopyable {
 
   private static var linkMask: UInt64 { UInt64(0xffff_ffff_ffff_0000).bigEndian }
 
-  /// What `admits` compares the octets between the headers with, but for the inner packet's type.
+  /// What the octets between the headers are compared with, but for the inner packet's type.
   var pattern: (udp: MaskedWord, shim: MaskedWord, link: MaskedWord) {
     (
       MaskedWord(value: udp & udpMask, mask: udpMask), MaskedWord(value: shim & shimMask, mask: shimMask),
       MaskedWord(value: link & TunnelGuard.linkMask, mask: TunnelGuard.linkMask)
     )
-  }
-
-  @inline(__always)
-  func admits(_ octets: Octets) -> Bool {
-    guard octets.count >= 66 else { return false }
-    let linkMask = TunnelGuard.linkMask
-    let typeMask = UInt64(0xffff_ff00).bigEndian
-    return (octets[u64Native: 34] ^ udp) & udpMask | (octets[u64Native: 42] ^ shim) & shimMask
-      | (octets[u64Native: 50] ^ link) & linkMask | (octets[u64Native: 58] ^ type) & typeMask == 0
   }
 }

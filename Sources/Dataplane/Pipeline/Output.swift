@@ -49,13 +49,20 @@ struct Output: ~Copyable {
     append(index, to: port, contexts)
   }
 
-  /// For a loop that lists finished packets by itself: the list, and the port whose packets go there; -1: none.
-  var open: (list: FrameListView, port: Int) {
-    @inline(__always) get { (main.view, openPort) }
+  /// For a loop that lists finished packets by itself: the list, and the port whose packets go there; -1: none, which the
+  /// loop may change where it may open one.
+  var open: (list: FrameListView, port: Int, mayOpen: Bool) {
+    @inline(__always) get { (main.view, openPort, mainPort < 0 && touched.isEmpty) }
   }
 
-  /// Takes back what `open` gave out.
-  mutating func close(_ list: FrameListView) { main.take(list) }
+  /// Takes back what `open` gave out: the list's length, and the port.
+  @inline(__always)
+  mutating func close(_ count: Int, port: Int) {
+    main.take(count)
+    guard port != openPort else { return }
+    mainPort = port
+    openPort = port
+  }
 
   /// Hands every port its packets. What a port cannot carry unfinished is finished first: checksums are completed,
   /// super-frames cut (TUN-9).

@@ -32,21 +32,7 @@ extension Pipeline {
   /// Reads frames as long as they are plain IPv4, and returns the place of the first that is not.
   @inline(never)
   private mutating func read(_ part: Range<Int>, _ batch: borrowing FrameBatch) -> Int {
-    let frames = batch.view
-    let link = core.link
-    let sink = PlainSink(v4, core)
-    var next = part.lowerBound
-    if core.usesVectors, part.count >= 8 {
-      next = PlainVector(sink, frames, link, excluded: nil).read(part)
-      for index in part.lowerBound..<next { sink.enter(index) }
-    }
-    while next < part.upperBound {
-      let frame = frames[next]
-      guard frame.isOrdinary, link.admits(frame.octets),
-        sink.enter(next, frames, PlainMark(offset: EthernetHeader.length), EthernetHeader.length, isChecked: true)
-      else { break }
-      next &+= 1
-    }
+    let next = PlainReader(PlainSink(v4, core), batch.view, core).read(part)
     v4.list.append(contentsOf: part.lowerBound..<next)
     return next
   }
@@ -89,110 +75,44 @@ extension Pipeline {
   private mutating func readUnderlay(
     _ part: Range<Int>, _ batch: borrowing FrameBatch, _ tables: borrowing Tables
   ) -> Int {
-    var next = part.lowerBound
-    if core.usesVectors, part.count >= 8 { next = readGroups(part, batch, tables) }
-    if next < part.upperBound { next = readSingly(next..<part.upperBound, batch, tables) }
+    var next = readAlike(part, batch, tables, inGroups: true)
+    // Where frames come in different ways by turns, groups are not worth while.
+    while next < part.upperBound, core.learns(from: batch[next], tables) {
+      next = readAlike(next..<part.upperBound, batch, tables, inGroups: false)
+    }
     v4.list.append(contentsOf: part.lowerBound..<next)
     return next
   }
 
   /// Reads frames that came as the last one did.
   @inline(never)
-  private mutating func readGroups(
-    _ part: Range<Int>, _ batch: borrowing FrameBatch, _ tables: borrowing Tables
+  private mutating func readAlike(
+    _ part: Range<Int>, _ batch: borrowing FrameBatch, _ tables: borrowing Tables, inGroups: Bool
   ) -> Int {
     let frames = batch.view
     let sink = PlainSink(v4, core)
     let encapsulation = core.lastEncapsulation
+    var reader = PlainReader(sink, frames, core)
+    if !inGroups { reader.readsSingly() }
     guard encapsulation != .none else {
-      let next = PlainVector(
-        sink, frames, core.link, excluded: (tables.settings.vxlanPort, tables.settings.genevePort)
-      ).read(part)
-      for index in part.lowerBound..<next { sink.enter(index) }
-      return next
+      reader.exclude(tables.settings.vxlanPort, tables.settings.genevePort)
+      return reader.read(part)
     }
-    let reader = TunnelReader(tables, core)
-    guard let local = reader.local, reader.carriesNothingOver, encapsulation != .gre || reader.readsGRE else {
+    guard core.lastLocal != TunnelPeers.noLocal, encapsulation != .gre || tables.settings.greKey == nil else {
       return part.lowerBound
     }
-    var vector = PlainVector(sink, frames, core.link, excluded: nil)
-    vector.expect(encapsulation, to: local, core, uniformDSCP: tables.settings.uniformDSCP)
-    let end = vector.unwrap(part)
-    let plain = v4.plain.view
+    reader.expect(encapsulation, core, tables.settings)
+    let end = reader.unwrap(part)
+    let (plain, peers) = (v4.plain.view, TunnelPeers(tables))
     for index in part.lowerBound..<end {
       let source = UInt32(truncatingIfNeeded: plain.columns[0, index])
-      guard let peer = reader.peer(source, encapsulation) else { return index }
+      guard let peer = peers.find(source, encapsulation) else { return index }
       plain.setMark(index, plain.mark(index).from(peer: peer))
       // What the device said about checksums was about the outer packet.
       frames[index].flags.remove(.checksumVerified)
       sink.enter(index)
     }
     return end
-  }
-
-  @inline(never)
-  private mutating func readSingly(
-    _ part: Range<Int>, _ batch: borrowing FrameBatch, _ tables: borrowing Tables
-  ) -> Int {
-    let frames = batch.view
-    let link = core.link
-    let sink = PlainSink(v4, core)
-    var reader = TunnelReader(tables, core)
-    var next = part.lowerBound
-    while next < part.upperBound {
-      let frame = frames[next]
-      let octets = frame.octets
-      guard frame.isFinished, link.admits(octets), let mark = reader.read(octets, tables),
-        sink.enter(next, frames, mark, mark.offset, isChecked: false)
-      else { break }
-      if mark.tunnel != Encapsulation.none.rawValue { frames[next].flags.remove(.checksumVerified) }
-      reader.last = mark.tunnel
-      next &+= 1
-    }
-    core.lastLocal = reader.lastLocal
-    core.lastEncapsulation = Encapsulation(rawValue: reader.last) ?? .none
-    return next
-  }
-}
-
-extension PlainSink<FlowKey4> {
-  /// A packet, whose IPv4 header is `offset` octets from the frame's start, gets its key and is listed. False where it is
-  /// not plain. `isChecked`: the header's first octet has been looked at.
-  @inline(__always)
-  func enter(
-    _ index: Int, _ frames: FrameBatchView, _ beginning: PlainMark, _ offset: Int, isChecked: Bool
-  ) -> Bool {
-    let frame = frames[index]
-    let octets = frame.octets
-    guard Int(frame.start) &+ offset >= HopRecord.templateSize, octets.count >= offset &+ 28 else { return false }
-    let packet = octets.dropping(offset)
-    guard let header = PlainIPv4(packet, isChecked: isChecked), header.timeToLive > 1 else { return false }
-    let transport = header.transport
-    var mark = beginning.with(length: header.totalLength, trafficClass: header.trafficClass)
-    if transport == IPProtocol.tcp.rawValue {
-      guard header.totalLength >= PlainIPv4.length + TCPHeader.length else { return false }
-      let flags = packet[PlainIPv4.length + 13]
-      // What opens and closes connections changes more than counts.
-      guard flags & 0x07 == 0 else { return false }
-      mark = mark.with(tcpFlags: flags)
-    } else {
-      guard transport == IPProtocol.udp.rawValue, header.totalLength >= PlainIPv4.length + UDPHeader.length else {
-        return false
-      }
-    }
-    if frame.flags.contains(.checksumPartial) {
-      let field = transport == IPProtocol.tcp.rawValue ? 16 : 6
-      guard frame.hasPartialChecksum(at: offset &+ PlainIPv4.length, offset: field) else { return false }
-      mark = mark.partial
-    }
-    frames[index].port = port
-    enter(
-      index,
-      FlowKey4(
-        addresses: header.addresses,
-        tail: tail.adding(ports: packet[u32Native: PlainIPv4.length], transport: transport)),
-      header.middle, mark)
-    return true
   }
 }
 

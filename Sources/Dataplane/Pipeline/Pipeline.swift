@@ -16,6 +16,7 @@ public struct Pipeline: ~Copyable {
   /// A pipeline for at most `flowLimit` flows of each family, and for the endpoints of `affinityLimit` clients. From the
   /// same `seed` come the same choices of endpoints and ports.
   public init(flowLimit: Int = 1 << 20, affinityLimit: Int = 1 << 16, seed: UInt64 = 0) {
+    precondition(PlainLayout.isAsExpected)
     core = Core(affinityLimit: affinityLimit, seed: seed)
     v4 = Family(limit: flowLimit)
     v6 = Family(limit: flowLimit)

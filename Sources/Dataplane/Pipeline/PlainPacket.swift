@@ -112,6 +112,9 @@ struct PlainSink<Key: FlowKey> {
   let keys: PerPacketView<Key>
   let plain: PlainPacketsView
   private let flows: FlowTableView<Key>
+  var slots: MemoryView<FlowSlot<Key>> {
+    @inline(__always) get { flows.slots }
+  }
   let tail: FlowKeyTail
   let port: PortIndex
 

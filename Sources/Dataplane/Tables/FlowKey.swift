@@ -49,11 +49,6 @@ protocol FlowRewrite: BitwiseCopyable, Sendable {
   static func timeToLive(_ word: UInt64) -> UInt8
   static func transport(_ word: UInt64) -> UInt8
   static func dontFragment(_ word: UInt64) -> Bool
-  /// Takes one hop from a plain packet that is not translated.
-  static func countDown(_ octets: Octets, _ word: UInt64)
-  /// Gives a plain packet the new values and takes one hop from it. Of a partial checksum only the pseudo header is
-  /// summed yet.
-  func applyPlain(to octets: Octets, _ word: UInt64, isPartial: Bool)
   /// Writes the new values into a packet whose network-layer header is at the start of `octets`.
   func apply(to octets: Octets, _ context: PacketContext, isPartial: Bool)
   /// The same for a packet that an error quotes, of which perhaps only the first octets are there.

@@ -47,32 +47,6 @@ struct FlowRewrite4: FlowRewrite {
   @inline(__always)
   static func dontFragment(_ word: UInt64) -> Bool { word & 0x0040_0000 != 0 }
 
-  /// One hop less, in the header's third word: time to live, protocol, checksum. What the sum loses in its upper octet the
-  /// checksum gains, with the carry that one's complement has (RFC 1141).
-  @inline(__always)
-  static func countDown(_ octets: Octets, _ word: UInt64) {
-    let old = UInt32(truncatingIfNeeded: word >> 32)
-    octets[u32Native: 8] = (old &+ 0xffff &+ (old >= 0xfffe_0000 ? 0x1_0000 : 0)).littleEndian
-  }
-
-  /// One hop less, in the header's third word: time to live, protocol, checksum.
-  @inline(__always)
-  private static func hop(_ octets: Octets, _ word: UInt64, _ delta: ChecksumDelta) {
-    let checksum = delta.appliedOnce(to: UInt16(truncatingIfNeeded: word >> 48).littleEndian).littleEndian
-    let start = UInt32(truncatingIfNeeded: word >> 32) & 0xffff
-    octets[u32Native: 8] = ((start &- 1) | UInt32(checksum) << 16).littleEndian
-  }
-
-  @inline(__always)
-  func applyPlain(to octets: Octets, _ word: UInt64, isPartial: Bool) {
-    FlowRewrite4.hop(octets, word, addresses.plus(.hop))
-    octets[u64Native: 12] = both
-    octets[u32Native: IPv4Header.length] = ports
-    mendPlainTransport(
-      octets.dropping(IPv4Header.length), isPartial: isPartial, addresses, transport,
-      isTCP: FlowRewrite4.transport(word) == IPProtocol.tcp.rawValue)
-  }
-
   @inline(__always)
   func apply(to octets: Octets, _ context: PacketContext, isPartial: Bool) {
     octets[u64Native: 12] = both
@@ -134,22 +108,6 @@ struct FlowRewrite6: FlowRewrite {
   static func dontFragment(_ word: UInt64) -> Bool { true }
 
   @inline(__always)
-  static func countDown(_ octets: Octets, _ word: UInt64) { octets[7] = timeToLive(word) &- 1 }
-
-  @inline(__always)
-  func applyPlain(to octets: Octets, _ word: UInt64, isPartial: Bool) {
-    FlowRewrite6.countDown(octets, word)
-    octets[u64Native: 8] = source.0
-    octets[u64Native: 16] = source.1
-    octets[u64Native: 24] = destination.0
-    octets[u64Native: 32] = destination.1
-    octets[u32Native: IPv6Header.length] = ports
-    mendPlainTransport(
-      octets.dropping(IPv6Header.length), isPartial: isPartial, addresses, transport,
-      isTCP: FlowRewrite6.transport(word) == IPProtocol.tcp.rawValue)
-  }
-
-  @inline(__always)
   func apply(to octets: Octets, _ context: PacketContext, isPartial: Bool) {
     octets[u64Native: 8] = source.0
     octets[u64Native: 16] = source.1
@@ -164,23 +122,6 @@ struct FlowRewrite6: FlowRewrite {
     octets[u64Native: 24] = destination.0
     octets[u64Native: 32] = destination.1
     rewriteQuoted(octets, offset, carried, ports: ports, addresses: addresses, all: transport, isPartial: isPartial)
-  }
-}
-
-/// Mends the transport checksum of a plain packet.
-@inline(__always)
-private func mendPlainTransport(
-  _ octets: Octets, isPartial: Bool, _ addresses: ChecksumDelta, _ all: ChecksumDelta, isTCP: Bool
-) {
-  if isPartial {
-    octets.applyPartialChecksum(addresses, at: isTCP ? 16 : 6)
-  } else if isTCP {
-    octets[u16Native: 16] = all.appliedOnce(to: octets[u16Native: 16])
-  } else {
-    let old = octets[u16Native: 6]
-    let new = all.appliedOnce(to: old)
-    // TUN-9: none stays none, and a computed 0 is written as 0xffff.
-    if old != 0 { octets[u16Native: 6] = new == 0 ? 0xffff : new }
   }
 }
 

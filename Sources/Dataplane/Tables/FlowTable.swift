@@ -12,7 +12,7 @@ struct FlowSlot<Key: FlowKey>: BitwiseCopyable {
   var octets: UInt64
   /// From the lowest bit on: packets (48), whether the direction is the answers' (bit 48), whether `rewrite` changes
   /// anything (bit 56).
-  private var tally: UInt64
+  private(set) var tally: UInt64
   var rewrite = Key.Rewrite.none
   private var padding: Key.Padding = Key.padding
 
@@ -30,11 +30,6 @@ struct FlowSlot<Key: FlowKey>: BitwiseCopyable {
 
   var packets: UInt64 {
     @inline(__always) get { tally & FlowSlot.packetsMask }
-  }
-
-  /// The lower half of `packets`.
-  var lowPackets: UInt32 {
-    @inline(__always) get { UInt32(truncatingIfNeeded: tally) }
   }
 
   var isReply: Bool {

@@ -79,21 +79,6 @@ struct HopRecord: BitwiseCopyable {
       (
         UInt64, UInt64, UInt64, UInt64, UInt64, UInt64, UInt64, UInt64, UInt64, UInt64, UInt64
       ) = (0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
-
-    /// The last 64 octets: enough for all headers over IPv4.
-    typealias Line = (UInt64, UInt64, UInt64, UInt64, UInt64, UInt64, UInt64, UInt64)
-    @inline(__always)
-    var line: Line {
-      (words.3, words.4, words.5, words.6, words.7, words.8, words.9, words.10)
-    }
-    /// The last 48 octets.
-    @inline(__always)
-    var short: (UInt64, UInt64, UInt64, UInt64, UInt64, UInt64) {
-      (words.5, words.6, words.7, words.8, words.9, words.10)
-    }
-    /// The last 16 octets: enough for an Ethernet header.
-    @inline(__always)
-    var link: (UInt64, UInt64) { (words.9, words.10) }
   }
 }
 

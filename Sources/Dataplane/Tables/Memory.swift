@@ -67,9 +67,13 @@ struct Memory<T: BitwiseCopyable>: ~Copyable {
   @inline(__always)
   func prefetch(_ index: Int) { view.prefetch(index) }
 
-  /// See `MemoryView`.
+  /// Asks for the cache line of an element and the next one, which will be read; not checked.
   @inline(__always)
-  func prefetchPair(_ index: Int) { view.prefetchPair(index) }
+  func prefetchPair(_ index: Int) {
+    let element = unsafe UnsafeRawPointer(base) + index &* MemoryLayout<T>.stride
+    unsafe kalsae_prefetch(element)
+    unsafe kalsae_prefetch(element + 64)
+  }
 
   /// The octets of one element.
   @inline(__always)
@@ -105,14 +109,12 @@ struct MemoryView<T: BitwiseCopyable>: BitwiseCopyable {
   func prefetch(_ index: Int) {
     unsafe kalsae_prefetch_write(UnsafeRawPointer(base) + index &* MemoryLayout<T>.stride)
   }
+}
 
-  /// Asks for the cache line of an element and the next one, which will be read; not checked.
-  @inline(__always)
-  func prefetchPair(_ index: Int) {
-    let element = unsafe UnsafeRawPointer(base) + index &* MemoryLayout<T>.stride
-    unsafe kalsae_prefetch(element)
-    unsafe kalsae_prefetch(element + 64)
-  }
+extension MemoryView {
+  /// The elements, for C.
+  @unsafe
+  var pointer: UnsafeMutablePointer<T> { unsafe base }
 }
 
 extension Memory {
@@ -221,8 +223,7 @@ struct PacketColumns: ~Copyable {
     func pointer(_ column: Int) -> UnsafeMutablePointer<UInt64> { unsafe base + column * PacketColumns.stride }
   }
 
-  /// Not a multiple of a page's octets: stores to one column would be mistaken for loads from another.
-  private static var stride: Int { Core.batchLimit + 24 }
+  private static var stride: Int { kalsae_column_length }
   private static var octets: Int { 12288 }
 }
 
@@ -251,10 +252,8 @@ struct PacketList: ~Copyable {
   }
 
   mutating func append(contentsOf range: Range<Int>) {
-    let places = view
-    for index in range {
-      places[count] = UInt8(truncatingIfNeeded: index)
-      count &+= 1
-    }
+    precondition(range.count <= Core.batchLimit &- count)
+    unsafe kalsae_enumerate(view.pointer + count, UInt8(truncatingIfNeeded: range.lowerBound), range.count)
+    count &+= range.count
   }
 }

@@ -64,28 +64,6 @@ public struct ChecksumDelta: Hashable, Sendable, BitwiseCopyable {
     }
   }
 
-  /// The one's complement sum of two values, as `InternetChecksum.fold` gives it: in an addition with its carry.
-  @inlinable
-  @inline(__always)
-  static func sum(_ a: UInt16, _ b: UInt16) -> UInt16 {
-    let (sum, carry) = a.addingReportingOverflow(b)
-    return sum &+ (carry ? 1 : 0)
-  }
-
-  /// `+`, for the fast path.
-  @inlinable
-  @inline(__always)
-  func plus(_ other: ChecksumDelta) -> ChecksumDelta {
-    var result = ChecksumDelta()
-    result.value = ChecksumDelta.sum(value, other.value)
-    return result
-  }
-
-  /// `applied(to:)`, for the fast path.
-  @inlinable
-  @inline(__always)
-  func appliedOnce(to checksum: UInt16) -> UInt16 { ~ChecksumDelta.sum(~checksum, value) }
-
   /// The checksum field after the change: HC' = ~(~HC + ~m + m'), RFC 1624, equation 3. Values as in memory.
   @inlinable
   public func applied(to checksum: UInt16) -> UInt16 {

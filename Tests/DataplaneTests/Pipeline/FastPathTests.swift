@@ -1,4 +1,5 @@
 import Addresses
+import CDataplane
 import Ports
 import Testing
 
@@ -188,10 +189,9 @@ struct FastPathTests {
   }
 
   @Test(
-    "Frames read eight at a time are read up to the first that is not plain",
-    .enabled(if: PlainVector.isUsable, "this processor has no vectors of 512 bits"),
-    arguments: [Encapsulation.none, .ipip, .gre, .vxlan, .geneve])
-  func groups(_ encapsulation: Encapsulation) throws {
+    "Frames are read up to the first that is not plain, eight at a time where the processor can and one by one",
+    arguments: [Encapsulation.none, .ipip, .gre, .vxlan, .geneve], [true, false])
+  func groups(_ encapsulation: Encapsulation, inGroups: Bool) throws {
     let twins = Twins(encapsulation)
     let (bench, isTunnel) = (twins.fast, encapsulation != .none)
     let sender = isTunnel ? twins.peer : bench
@@ -218,12 +218,13 @@ struct FastPathTests {
       defer { source.release(&batch) }
       bench.pipeline.core.begin(at: bench.now, bench.tables)
       bench.pipeline.core.enter(port, bench.tables)
-      let (core, sink) = (bench.pipeline.core.link, PlainSink(bench.pipeline.v4, bench.pipeline.core))
-      var vector = PlainVector(sink, batch.view, core, excluded: nil)
-      guard isTunnel else { return vector.read(0..<list.count) }
-      guard let local = TunnelReader(bench.tables, bench.pipeline.core).local else { return -1 }
-      vector.expect(encapsulation, to: local, bench.pipeline.core, uniformDSCP: false)
-      return vector.unwrap(0..<list.count)
+      let sink = PlainSink(bench.pipeline.v4, bench.pipeline.core)
+      var reader = PlainReader(sink, batch.view, bench.pipeline.core)
+      if !inGroups { reader.readsSingly() }
+      guard isTunnel else { return reader.read(0..<list.count) }
+      #expect(bench.pipeline.core.lastEncapsulation == encapsulation)
+      reader.expect(encapsulation, bench.pipeline.core, bench.tables.settings)
+      return reader.unwrap(0..<list.count)
     }
     #expect(read(frames) == 16)
     for number in 0..<16 {
@@ -233,11 +234,14 @@ struct FastPathTests {
       bent[number].octets[header + 8] ^= 1
       #expect(read(bent) == number)
     }
-    // What is left of a group is for the other reader.
-    #expect(read(Array(frames.prefix(15))) == 8)
+    // What is left of a group is read one by one.
+    #expect(read(Array(frames.prefix(15))) == 15)
   }
 
-  @Test("One hop less and a translation give the IPv4 header the checksum that computing it anew gives")
+  @Test("Flows and hops lie in memory as the code in C believes")
+  func layout() { #expect(PlainLayout.isAsExpected) }
+
+  @Test("One hop less gives the IPv4 header the checksum that computing it anew gives")
   func countDown() {
     var random = SeededGenerator(3)
     for round in 0..<20_000 {
@@ -247,7 +251,9 @@ struct FastPathTests {
           tos: Int(random.next() & 255), ttl: 2 + Int(random.next() % 250), identification: Int(random.next() & 0xffff))
       )
       let expected = hopped(packet)
-      withOctets(&packet) { FlowRewrite4.countDown($0, UInt64(littleEndian: $0[u64Native: 4])) }
+      withOctets(&packet) {
+        $0[u32Native: 8] = kalsae_count_down4(UInt32(littleEndian: $0[u32Native: 8])).littleEndian
+      }
       #expect(packet == expected)
     }
   }

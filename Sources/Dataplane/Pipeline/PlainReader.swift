@@ -1,37 +1,30 @@
 import Addresses
 import CDataplane
 
-/// The fast path's parser for eight frames at once (`kalsae_plain_read`), where the processor can. It reads what
-/// `PlainSink.enter` and `TunnelReader` read, and leaves out whatever they might decide otherwise.
+/// The fast path's parser of packets over IPv4 (`kalsae_plain_read`), eight frames at a time where the processor can.
 ///
-/// Unsafe: hands the columns that the parser fills to C.
+/// Unsafe: hands to C where frames are and where to leave what is read of them.
 @safe
-struct PlainVector {
-  /// Whether the processor can, and frames lie as the C code believes.
-  static let isUsable =
-    unsafe kalsae_plain_vector() != 0 && MemoryLayout<Frame>.stride == MemoryLayout<kalsae_frame>.stride
-    && MemoryLayout<Frame>.offset(of: \.start) == 12 && MemoryLayout<Frame>.offset(of: \.length) == 16
-    && MemoryLayout<Frame>.offset(of: \.checksumStart) == 32 && MemoryLayout<Frame>.offset(of: \.port) == 40
-    && MemoryLayout<Frame>.offset(of: \.flags) == 46 && MemoryLayout<Frame>.offset(of: \.segmentation) == 47
-    && MemoryLayout<FlowKey4>.size == 16 && FrameFlags.checksumPartial.rawValue == 1
-    && FrameFlags.truncated.rawValue == 8
+struct PlainReader {
+  /// Whether the processor can read eight at a time.
+  static var hasVectors: Bool { kalsae_plain_vector() != 0 }
 
   private var plain = unsafe kalsae_plain()
 
-  /// For bare packets that begin as `link` says, but not for the UDP ports `excluded`.
+  /// For bare packets that begin as they do at the port.
   @inline(__always)
-  init(_ sink: PlainSink<FlowKey4>, _ frames: FrameBatchView, _ link: LinkGuard, excluded: (UInt16, UInt16)?) {
+  init(_ sink: PlainSink<FlowKey4>, _ frames: FrameBatchView, _ core: borrowing Core) {
     unsafe plain.frames = UnsafeMutableRawPointer(frames.pointer).assumingMemoryBound(to: kalsae_frame.self)
     unsafe plain.keys = UnsafeMutableRawPointer(sink.keys.pointer)
       .assumingMemoryBound(to: (UInt64, UInt64).self)
-    unsafe plain.sources = sink.plain.columns.pointer(0)
-    unsafe plain.words = sink.plain.columns.pointer(1)
-    unsafe plain.marks = sink.plain.columns.pointer(2)
+    unsafe plain.columns = sink.plain.columns.pointer(0)
+    unsafe plain.slots = UnsafeRawPointer(sink.slots.pointer)
+    unsafe plain.slot_count = sink.slots.count
     unsafe plain.tail = sink.tail.word
     unsafe plain.room = UInt32(HopRecord.templateSize)
     unsafe plain.port = sink.port.rawValue
-    unsafe plain.excluded = (0x10000, 0x10000)
-    if let excluded { unsafe plain.excluded = (UInt32(excluded.0.bigEndian), UInt32(excluded.1.bigEndian)) }
+    unsafe plain.uses_vectors = core.usesVectors ? 1 : 0
+    let link = core.link
     let (first, second) = (link.pattern.first, link.pattern.second)
     // Two octets further on, and little-endian: what lies first is lowest.
     unsafe plain.outer.0 = first.value << 16
@@ -43,12 +36,21 @@ struct PlainVector {
     unsafe plain.mark = PlainMark(offset: EthernetHeader.length).word
   }
 
-  /// From now on for packets in a tunnel to `local`, which is as it lies in the packet.
-  mutating func expect(_ encapsulation: Encapsulation, to local: UInt32, _ core: borrowing Core, uniformDSCP: Bool) {
-    var offset = EthernetHeader.length + PlainIPv4.length
+  /// From now on one by one.
+  mutating func readsSingly() { unsafe plain.uses_vectors = 0 }
+
+  /// From now on not for two UDP ports.
+  mutating func exclude(_ first: UInt16, _ second: UInt16) {
+    unsafe plain.excludes = 1
+    unsafe plain.excluded = (first.bigEndian, second.bigEndian)
+  }
+
+  /// From now on for packets in a tunnel to the address that the last one was sent to.
+  mutating func expect(_ encapsulation: Encapsulation, _ core: borrowing Core, _ settings: Settings) {
+    var offset = EthernetHeader.length + IPv4Header.length
     var transport = IPProtocol.udp
     var shim = TunnelGuard.none
-    unsafe plain.outer.4 = UInt64(local)
+    unsafe plain.outer.4 = core.lastLocal & 0xffff_ffff
     unsafe plain.outer_mask.4 = 0xffff_ffff
     switch encapsulation {
     case .none: return
@@ -80,7 +82,8 @@ struct PlainVector {
     }
     unsafe plain.offset = UInt32(offset)
     unsafe plain.mark = PlainMark(offset: offset, tunnel: encapsulation.rawValue).word
-    unsafe plain.uniform_dscp = uniformDSCP ? 1 : 0
+    unsafe plain.uniform_dscp = settings.uniformDSCP ? 1 : 0
+    unsafe plain.uniform_ttl = settings.uniformTTL ? 1 : 0
   }
 
   /// Reads bare packets; returns the place of the first that was not read.

@@ -1,0 +1,140 @@
+#include <string.h>
+
+#include "CDataplane.h"
+
+#define INLINE static inline __attribute__((always_inline))
+#define unlikely(x) __builtin_expect(!!(x), 0)
+
+enum { HASHES = 0, WORDS = kalsae_column_length, MARKS = 2 * kalsae_column_length };
+enum { CHECKSUM_PARTIAL = 1, TRUNCATED = 8, TCP = 6, UDP = 17, ETHERNET = 14, IPV4 = 20 };
+
+INLINE uint16_t load16(const uint8_t *p) {
+  uint16_t value;
+  memcpy(&value, p, sizeof value);
+  return value;
+}
+INLINE uint32_t load32(const uint8_t *p) {
+  uint32_t value;
+  memcpy(&value, p, sizeof value);
+  return value;
+}
+INLINE uint64_t load64(const uint8_t *p) {
+  uint64_t value;
+  memcpy(&value, p, sizeof value);
+  return value;
+}
+
+INLINE uint32_t total_length(const uint8_t *header) { return __builtin_bswap16(load16(header + 2)); }
+
+/// Whether an IPv4 header without options has the right checksum. The one's complement sum in 64 bits: 2^16 and 2^64 are
+/// both 1 modulo 65535, so it is right when that divides it. A multiple of 65535 is what the inverse of 65535 makes small.
+INLINE int is_intact(const uint8_t *header) {
+  unsigned long long carry;
+  unsigned long long sum = __builtin_addcll(load64(header), load64(header + 8), 0, &carry);
+  sum = __builtin_addcll(sum, load32(header + 16), carry, &carry);
+  return (sum + carry) * 0xfffefffefffeffff <= UINT64_MAX / 0xffff;
+}
+
+/// Whether eight octets differ, where `mask` says that they count.
+INLINE uint64_t differ(const uint8_t *p, uint64_t value, uint64_t mask) { return (load64(p) ^ value) & mask; }
+
+/// Whether a frame in a tunnel has the headers that are expected, and how long the inner packet may be; 0 where it has not.
+INLINE uint32_t inner_room(const struct kalsae_plain *plain, const uint8_t *p, uint32_t length) {
+  uint64_t difference = differ(p + plain->offset - 8, plain->inner, plain->inner_mask);
+  for (int i = 0; i < 8; i++) difference |= differ(p + 8 * i - 2, plain->outer[i], plain->outer_mask[i]);
+  const uint8_t *outer = p + ETHERNET;
+  const uint32_t total = total_length(outer);
+  // The outer packet must be whole; the inner one must end where it does, or before.
+  if (difference || total > length - ETHERNET || total + ETHERNET < plain->offset || !is_intact(outer)) return 0;
+  // TUN-5, TUN-6: nothing to carry over.
+  if (plain->uniform_ttl && p[plain->offset + 8] > outer[8]) return 0;
+  if (outer[1] != p[plain->offset + 1] && (outer[1] & 3 || plain->uniform_dscp)) return 0;
+  if (plain->has_udp) {
+    // A length that covers the headers and does not exceed the packet.
+    const uint32_t covered = __builtin_bswap16(load16(outer + IPV4 + 4));
+    if (covered < 8 || covered + IPV4 > total) return 0;
+  }
+  return total + ETHERNET - plain->offset;
+}
+
+/// Whether a frame begins as a bare packet's should. (Word by word: to compare them together takes more instructions.)
+INLINE int begins_plain(const struct kalsae_plain *plain, const uint8_t *p) {
+  if (differ(p - 2, plain->outer[0], plain->outer_mask[0])) return 0;
+  if (differ(p + 6, plain->outer[1], plain->outer_mask[1])) return 0;
+  return !differ(p + ETHERNET, plain->outer[2], plain->outer_mask[2]);
+}
+
+INLINE void note_hash(const struct kalsae_plain *plain, size_t index, uint64_t addresses, uint64_t tail) {
+  const uint64_t hash = kalsae_mix(addresses, tail);
+  plain->columns[HASHES + index] = hash;
+  kalsae_prefetch_write((const struct kalsae_slot4 *)plain->slots + (hash & (plain->slot_count - 1)));
+}
+
+/// Reads a frame. Whether it is plain.
+INLINE int read_one(const struct kalsae_plain *plain, size_t index, const int is_tunnel, const int excludes) {
+  struct kalsae_frame *frame = plain->frames + index;
+  const uint32_t offset = is_tunnel ? plain->offset : ETHERNET, start = frame->start, length = frame->length;
+  const int partial = frame->flags & CHECKSUM_PARTIAL;
+  // What is read must be there.
+  if (load16((const uint8_t *)frame + offsetof(struct kalsae_frame, flags)) & (0xff00 | TRUNCATED | (is_tunnel ? CHECKSUM_PARTIAL : 0))) return 0;
+  if (start + offset < plain->room || length < offset + 28) return 0;
+  const uint8_t *p = frame->buffer + start, *header = p + offset;
+  uint32_t room = length - offset;
+  if (is_tunnel) {
+    room = inner_room(plain, p, length);
+    // Version 4, five words; neither "more fragments" nor an offset.
+    if (differ(header, 0x45, 0xff3f0000000000ff)) return 0;
+  } else if (!begins_plain(plain, p)) {
+    return 0;
+  }
+  const uint32_t total = total_length(header), transport = header[9];
+  if (total > room || total < 28 || header[8] <= 1 || !is_intact(header)) return 0;
+  uint64_t mark = plain->mark | total | (uint64_t)header[1] << 48;
+  if (transport == TCP) {
+    // What opens and closes connections changes more than counts.
+    if (total < 40 || header[IPV4 + 13] & 7) return 0;
+    mark |= (uint64_t)header[IPV4 + 13] << 56;
+  } else if (transport != UDP) {
+    return 0;
+  } else if (excludes) {
+    const uint16_t port = load16(header + IPV4 + 2);
+    if (port == plain->excluded[0] || port == plain->excluded[1]) return 0;
+  }
+  if (unlikely(partial)) {
+    // Of nothing but the transport header behind the IPv4 header.
+    if (frame->checksum_start != start + offset + IPV4 || frame->checksum_offset != (transport == TCP ? 16 : 6)) return 0;
+    mark |= (uint64_t)1 << 31;
+  }
+  const uint64_t addresses = load64(header + 12);
+  const uint64_t tail = plain->tail | load32(header + IPV4) | (uint64_t)transport << 32;
+  frame->port = plain->port;
+  plain->keys[index][0] = addresses;
+  plain->keys[index][1] = tail;
+  plain->columns[WORDS + index] = load64(header + 4);
+  plain->columns[MARKS + index] = mark;
+  if (is_tunnel) {
+    plain->columns[HASHES + index] = load32(p + ETHERNET + 12);
+  } else {
+    note_hash(plain, index, addresses, tail);
+  }
+  return 1;
+}
+
+size_t kalsae_plain_read(const struct kalsae_plain *plain, size_t first, size_t end) {
+  if (plain->uses_vectors && kalsae_plain_vector()) {
+    const size_t next = kalsae_plain_read_vector(plain, first, end);
+    for (; first < next; first++) note_hash(plain, first, plain->keys[first][0], plain->keys[first][1]);
+  }
+  if (plain->excludes) {
+    while (first < end && read_one(plain, first, 0, 1)) first++;
+  } else {
+    while (first < end && read_one(plain, first, 0, 0)) first++;
+  }
+  return first;
+}
+
+size_t kalsae_plain_unwrap(const struct kalsae_plain *plain, size_t first, size_t end) {
+  if (plain->uses_vectors && kalsae_plain_vector()) first = kalsae_plain_unwrap_vector(plain, first, end);
+  while (first < end && read_one(plain, first, 1, 0)) first++;
+  return first;
+}

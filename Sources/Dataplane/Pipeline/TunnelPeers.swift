@@ -1,0 +1,64 @@
+import Addresses
+
+/// Which peers send in a tunnel, and how: for a loop (`MemoryView`).
+struct TunnelPeers {
+  private let peers: AddressTableView
+  private let encapsulations: MemoryView<UInt32>
+  /// In the place of the node's own address: nothing came in a tunnel yet.
+  static var noLocal: UInt64 { .max }
+
+  init(_ tables: borrowing Tables) {
+    peers = tables.peerAddresses.view
+    encapsulations = tables.peerEncapsulations.view
+  }
+
+  /// The peer with an address, as it lies in the packet; nil where there is none that sends in this way (NODE-4).
+  @inline(__always)
+  func find(_ source: UInt32, _ encapsulation: Encapsulation) -> UInt16? {
+    guard let peer = peers.find(IPv4Address(rawValue: source.byteSwapped)),
+      encapsulations[Int(peer)] & 1 << UInt32(encapsulation.rawValue) != 0
+    else { return nil }
+    return UInt16(truncatingIfNeeded: peer)
+  }
+
+  /// Whether an address, as it lies in a packet, is the node's.
+  static func isLocal(_ address: UInt64, _ tables: borrowing Tables) -> Bool {
+    guard address != noLocal else { return false }
+    return tables.localAddresses.find(IPv4Address(rawValue: UInt32(truncatingIfNeeded: address).byteSwapped)) != nil
+  }
+}
+
+extension Core {
+  /// Notes how a frame seems to have come from the underlay, as the next ones will. False where it seems to have come as
+  /// the last one did: if it was not read then, it is not plain.
+  mutating func learns(from frame: Frame, _ tables: borrowing Tables) -> Bool {
+    let octets = frame.octets
+    let network = EthernetHeader.length
+    guard octets.count >= network + IPv4Header.length + UDPHeader.length,
+      octets[u16: 12] == EtherType.ipv4.rawValue, octets[network] == 0x45
+    else { return false }
+    var encapsulation = Encapsulation.none
+    switch octets[network + 9] {
+    case IPProtocol.tcp.rawValue: break
+    case IPProtocol.udp.rawValue:
+      let port = octets[u16: network + IPv4Header.length + 2]
+      if port == tables.settings.vxlanPort {
+        encapsulation = .vxlan
+      } else if port == tables.settings.genevePort {
+        encapsulation = .geneve
+      }
+    case IPProtocol.ipv4.rawValue: encapsulation = .ipip
+    case IPProtocol.gre.rawValue: encapsulation = .gre
+    default: return false
+    }
+    var local = lastLocal
+    if encapsulation != .none {
+      local = UInt64(octets[u32Native: network + 16])
+      guard local == lastLocal || TunnelPeers.isLocal(local, tables) else { return false }
+    }
+    guard encapsulation != lastEncapsulation || local != lastLocal else { return false }
+    lastEncapsulation = encapsulation
+    lastLocal = local
+    return true
+  }
+}
