@@ -1,4 +1,5 @@
 import Addresses
+import Glibc
 import Lab
 import Testing
 
@@ -94,5 +95,33 @@ struct SteeringTests {
       try steerer.set(Steering())
       for (_, cases) in all { #expect(try ours(cases) == 0) }
     }
+  }
+
+  @Test("NODE-3 At a device it counts what is the data plane's and passes all on where no socket takes it")
+  func attached() throws {
+    let lab = try Lab(name: "steer")
+    defer { lab.cleanUp() }
+    let (a, b) = (try lab.namespace("a"), try lab.namespace("b"))
+    try lab.veth(Endpoint(a, "eth0", addresses: ["10.0.0.1/24"]), Endpoint(b, "eth0", addresses: ["10.0.0.2/24"]))
+    func isAttached() throws -> Bool { try b.run("ip", "link", "show", "eth0").check().standardOutput.contains("xdp") }
+    var steering = Steering()
+    steering.localAddresses = [IPAddress("10.0.0.2")!]
+    steering.udpPorts = [4789]
+    let interface = try b.withNamespace { Int32(if_nametoindex("eth0")) }
+    steering.sharedDevices = [interface]
+    let steerer = try Steerer(steering)
+    try b.withNamespace { try steerer.attach(to: interface) }
+    #expect(try isAttached())
+    #expect(try a.run("ping", "-c", "3", "-i", "0.01", "-W", "2", "10.0.0.2").isSuccess)
+    #expect(steerer.counted.passed >= 3 && steerer.counted.withoutSocket == 0)
+    for port in [4789, 4790] {
+      let send = "socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'x' * 20, ('10.0.0.2', \(port)))"
+      #expect(try a.run("/usr/bin/python3", "-c", "import socket; \(send)").isSuccess)
+    }
+    // VXLAN's port is the data plane's, the other is not.
+    try waitUntil("the datagrams") { steerer.counted.withoutSocket == 1 && steerer.counted.passed >= 4 }
+    #expect(steerer.counted.taken == 0)
+    steerer.detach(from: interface)
+    try waitUntil("the device to be without a program") { try !isAttached() }
   }
 }

@@ -44,6 +44,8 @@ public final class Steerer {
   private let protocols: BPFMap<UInt32, UInt64>
   private let targets: BPFMap<kalsae_address, UInt32>
   private let counts: Descriptor
+  /// What keeps the program at devices.
+  private var links: [Int32: Descriptor] = [:]
 
   private struct Image: Equatable {
     var devices: [UInt32: UInt32] = [:]
@@ -165,15 +167,33 @@ public final class Steerer {
     return list
   }
 
+  /// Has the packets of a device of the caller's network namespace steered, until it is detached or the steerer goes; in
+  /// front of the device's ring where its driver can, else in the kernel's general path. The device must be one of
+  /// `Steering`'s.
+  public func attach(to interface: Int32) throws(EBPFError) {
+    var isGeneric = false
+    let program = try object.program("steer")
+    links[interface] = Descriptor(
+      try check(
+        unsafe kalsae_bpf_attach_xdp(program, interface, &isGeneric), "cannot attach steer to interface \(interface)"))
+  }
+
+  public func detach(from interface: Int32) { links[interface] = nil }
+
+  /// Packets that went to a socket, that are the data plane's and found none, and that are others'.
+  public var counted: (taken: UInt64, withoutSocket: UInt64, passed: UInt64) {
+    (
+      kalsae_bpf_lookup_sum(counts.number, KALSAE_STEER_TAKEN.rawValue),
+      kalsae_bpf_lookup_sum(counts.number, KALSAE_STEER_NO_SOCKET.rawValue),
+      kalsae_bpf_lookup_sum(counts.number, KALSAE_STEER_PASSED.rawValue)
+    )
+  }
+
   /// Whether a frame that comes in by the loopback device is handed to the data plane: to a socket, or, as here there is
   /// none, past the host to the packet socket. For tests.
   func isOurs(_ frame: [UInt8]) throws(EBPFError) -> Bool {
     let program = try object.program("steer")
-    func ours() -> UInt64 {
-      kalsae_bpf_lookup_sum(counts.number, KALSAE_STEER_NO_SOCKET.rawValue)
-        + kalsae_bpf_lookup_sum(counts.number, KALSAE_STEER_TAKEN.rawValue)
-    }
-    let before = ours()
+    let before = counted
     var octets = frame
     var capacity = UInt32(octets.count)
     var verdict: UInt32 = 0
@@ -185,7 +205,8 @@ public final class Steerer {
     try check(result, "cannot run the program")
     // XDP_PASS
     guard verdict == 2, octets == frame else { throw EBPFError("the packet was not passed on as it is") }
-    return ours() != before
+    let after = counted
+    return (after.taken, after.withoutSocket) != (before.taken, before.withoutSocket)
   }
 }
 
