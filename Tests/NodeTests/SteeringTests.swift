@@ -107,7 +107,7 @@ struct SteeringTests {
     var steering = Steering()
     steering.localAddresses = [IPAddress("10.0.0.2")!]
     steering.udpPorts = [4789]
-    let interface = try b.withNamespace { Int32(if_nametoindex("eth0")) }
+    let interface = try b.withNamespace { unsafe Int32(if_nametoindex("eth0")) }
     steering.sharedDevices = [interface]
     let steerer = try Steerer(steering)
     try b.withNamespace { try steerer.attach(to: interface) }
