@@ -1,28 +1,6 @@
-#include <string.h>
+#include "plain_octets.h"
 
-#include "CDataplane.h"
-
-#define INLINE static inline __attribute__((always_inline))
-#define unlikely(x) __builtin_expect(!!(x), 0)
-
-enum { HASHES = 0, WORDS = kalsae_column_length, MARKS = 2 * kalsae_column_length };
 enum { CHECKSUM_PARTIAL = 1, TRUNCATED = 8, TCP = 6, UDP = 17, ETHERNET = 14, IPV4 = 20 };
-
-INLINE uint16_t load16(const uint8_t *p) {
-  uint16_t value;
-  memcpy(&value, p, sizeof value);
-  return value;
-}
-INLINE uint32_t load32(const uint8_t *p) {
-  uint32_t value;
-  memcpy(&value, p, sizeof value);
-  return value;
-}
-INLINE uint64_t load64(const uint8_t *p) {
-  uint64_t value;
-  memcpy(&value, p, sizeof value);
-  return value;
-}
 
 INLINE uint32_t total_length(const uint8_t *header) { return __builtin_bswap16(load16(header + 2)); }
 

@@ -1,31 +1,15 @@
-#include <string.h>
-
-#include "CDataplane.h"
+#include "plain_octets.h"
 
 _Static_assert(sizeof(struct kalsae_slot4) == 64 && sizeof(struct kalsae_slot6) == 128, "slots are whole cache lines");
 _Static_assert(sizeof(struct kalsae_hop) == 128 && sizeof(struct kalsae_hop_state) == 20, "hops as Swift has them");
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the machine's numbers are little-endian");
 
-#define INLINE static inline __attribute__((always_inline))
-#define unlikely(x) __builtin_expect(!!(x), 0)
-
-enum { HASHES = 0, WORDS = kalsae_column_length, MARKS = 2 * kalsae_column_length, LISTED = 3 * kalsae_column_length };
 /// `PlainHop`.
 enum { LINK = 1, IPIP = 2, GRE = 3, UDP_TUNNEL = 4 };
 enum { TCP = 6, HEADERS = sizeof((struct kalsae_hop *)0)->headers };
 
 INLINE void store16(uint8_t *p, uint16_t value) { memcpy(p, &value, sizeof value); }
 INLINE void store32(uint8_t *p, uint32_t value) { memcpy(p, &value, sizeof value); }
-INLINE uint16_t load16(const void *p) {
-  uint16_t value;
-  memcpy(&value, p, sizeof value);
-  return value;
-}
-INLINE uint32_t load32(const void *p) {
-  uint32_t value;
-  memcpy(&value, p, sizeof value);
-  return value;
-}
 INLINE uint8_t octet(const void *p, int place) { return ((const uint8_t *)p)[place]; }
 /// In network byte order.
 INLINE void put16(uint8_t *p, uint16_t value) { store16(p, __builtin_bswap16(value)); }

@@ -15,6 +15,18 @@ public struct EBPFReport: Sendable, Codable {
     public var name: String
     public var count: UInt64
     public var meaning: String
+
+    /// The counters of a map, in the order of their names, and what they were before, if anything.
+    static func sum(
+      _ names: [(name: String, meaning: String)], of map: Descriptor, and before: [Counter]
+    ) -> [Counter] {
+      names.indices.map { index in
+        let count = kalsae_bpf_lookup_sum(map.number, UInt32(index))
+        return Counter(
+          name: names[index].name, count: count + (before.isEmpty ? 0 : before[index].count),
+          meaning: names[index].meaning)
+      }
+    }
   }
 
   /// nil: nothing is loaded; then the lines say what the kernel can do.

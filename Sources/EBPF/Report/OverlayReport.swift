@@ -28,12 +28,7 @@ public struct OverlayReport: Sendable, Codable {
         sum.flows += map.keyCount(kalsae_flow_key())
         sum.limit += map.limit
       }
-      sum.counters = counterNames.indices.map { index in
-        EBPFReport.Counter(
-          name: counterNames[index].name,
-          count: kalsae_bpf_lookup_sum(counts.number, UInt32(index))
-            + (sum.counters.isEmpty ? 0 : sum.counters[index].count), meaning: counterNames[index].meaning)
-      }
+      sum.counters = EBPFReport.Counter.sum(counterNames, of: counts, and: sum.counters)
       report = sum
     }
     return report
