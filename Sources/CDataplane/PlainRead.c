@@ -1,6 +1,6 @@
 #include "plain_octets.h"
 
-enum { CHECKSUM_PARTIAL = 1, TRUNCATED = 8, TCP = 6, UDP = 17, ETHERNET = 14, IPV4 = 20 };
+enum { CHECKSUM_PARTIAL = 1, CHECKSUM_VERIFIED = 2, TRUNCATED = 8, TCP = 6, UDP = 17, ETHERNET = 14, IPV4 = 20 };
 
 INLINE uint32_t total_length(const uint8_t *header) { return __builtin_bswap16(load16(header + 2)); }
 
@@ -86,33 +86,66 @@ INLINE int read_one(const struct kalsae_plain *plain, size_t index, const int is
   const uint64_t addresses = load64(header + 12);
   const uint64_t tail = plain->tail | load32(header + IPV4) | (uint64_t)transport << 32;
   frame->port = plain->port;
+  if (is_tunnel && frame->flags & CHECKSUM_VERIFIED) mark |= VERIFIED;
   plain->keys[index][0] = addresses;
   plain->keys[index][1] = tail;
   plain->columns[WORDS + index] = load64(header + 4);
   plain->columns[MARKS + index] = mark;
-  if (is_tunnel) {
-    plain->columns[HASHES + index] = load32(p + ETHERNET + 12);
-  } else {
-    note_hash(plain, index, addresses, tail);
-  }
+  plain->columns[PLACES + index] = (uint64_t)header;
+  if (is_tunnel) plain->columns[HASHES + index] = load32(p + ETHERNET + 12);
   return 1;
 }
 
-size_t kalsae_plain_read(const struct kalsae_plain *plain, size_t first, size_t end) {
-  if (plain->uses_vectors && kalsae_plain_vector()) {
-    const size_t next = kalsae_plain_read_vector(plain, first, end);
-    for (; first < next; first++) note_hash(plain, first, plain->keys[first][0], plain->keys[first][1]);
-  }
-  if (plain->excludes) {
-    while (first < end && read_one(plain, first, 0, 1)) first++;
-  } else {
-    while (first < end && read_one(plain, first, 0, 0)) first++;
+/// Reads frames as long as they are plain: eight at a time where that can be, and what stands in the way of that singly.
+INLINE size_t read_all(const struct kalsae_plain *plain, size_t first, size_t end, const int is_tunnel, const int excludes) {
+  const int in_groups = plain->uses_vectors && kalsae_plain_vector();
+  while (first < end) {
+    size_t next = end;
+    if (in_groups) {
+      first = (is_tunnel ? kalsae_plain_unwrap_vector : kalsae_plain_read_vector)(plain, first, end);
+      if (end - first > 8) next = first + 8;
+    }
+    while (first < next && read_one(plain, first, is_tunnel, excludes)) first++;
+    if (first < next) break;
   }
   return first;
 }
 
+size_t kalsae_plain_read(const struct kalsae_plain *plain, size_t first, size_t end) {
+  end = plain->excludes ? read_all(plain, first, end, 0, 1) : read_all(plain, first, end, 0, 0);
+  kalsae_plain_hash(plain, first, end);
+  return end;
+}
+
 size_t kalsae_plain_unwrap(const struct kalsae_plain *plain, size_t first, size_t end) {
-  if (plain->uses_vectors && kalsae_plain_vector()) first = kalsae_plain_unwrap_vector(plain, first, end);
-  while (first < end && read_one(plain, first, 1, 0)) first++;
+  return read_all(plain, first, end, 1, 0);
+}
+
+/// Notes where a packet came from.
+INLINE void note_peer(const struct kalsae_plain *plain, size_t index, uint64_t peer) {
+  // What the device said about checksums was about the outer packet.
+  if (plain->columns[MARKS + index] & VERIFIED) plain->frames[index].flags &= (uint8_t)~CHECKSUM_VERIFIED;
+  plain->columns[MARKS + index] = (plain->columns[MARKS + index] & ~VERIFIED) | (peer & 0xffff) << 32;
+}
+
+size_t kalsae_plain_trust(const struct kalsae_plain *plain, const struct kalsae_peers *peers, size_t first, size_t end) {
+  if (plain->uses_vectors && kalsae_plain_vector()) first = kalsae_plain_trust_vector(plain, peers, first, end);
+  const size_t mask = peers->slot_count - 1;
+  for (; first < end; first++) {
+    const uint64_t source = __builtin_bswap32((uint32_t)plain->columns[HASHES + first]);
+    size_t place = kalsae_mix((uint64_t)peers->tag << 32, source) & mask;
+    // Not all slots are in use.
+    while (peers->slots[place].tag && (peers->slots[place].low != source || peers->slots[place].tag != peers->tag)) {
+      place = (place + 1) & mask;
+    }
+    const uint32_t peer = peers->slots[place].value;
+    if (!peers->slots[place].tag || peer >= peers->count || !(peers->encapsulations[peer] & peers->bit)) break;
+    note_peer(plain, first, peer);
+  }
   return first;
+}
+
+void kalsae_plain_hash(const struct kalsae_plain *plain, size_t first, size_t end) {
+  if (plain->uses_vectors && kalsae_plain_vector()) first = kalsae_plain_hash_vector(plain, first, end);
+  for (; first < end; first++) note_hash(plain, first, plain->keys[first][0], plain->keys[first][1]);
 }

@@ -1,6 +1,5 @@
 #include "plain_octets.h"
 
-_Static_assert(sizeof(struct kalsae_slot4) == 64 && sizeof(struct kalsae_slot6) == 128, "slots are whole cache lines");
 _Static_assert(sizeof(struct kalsae_hop) == 128 && sizeof(struct kalsae_hop_state) == 20, "hops as Swift has them");
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the machine's numbers are little-endian");
 
@@ -10,49 +9,9 @@ enum { TCP = 6, HEADERS = sizeof((struct kalsae_hop *)0)->headers };
 
 INLINE void store16(uint8_t *p, uint16_t value) { memcpy(p, &value, sizeof value); }
 INLINE void store32(uint8_t *p, uint32_t value) { memcpy(p, &value, sizeof value); }
-INLINE uint8_t octet(const void *p, int place) { return ((const uint8_t *)p)[place]; }
 /// In network byte order.
 INLINE void put16(uint8_t *p, uint16_t value) { store16(p, __builtin_bswap16(value)); }
 INLINE void put32(uint8_t *p, uint32_t value) { store32(p, __builtin_bswap32(value)); }
-
-INLINE void find(const struct kalsae_search *search, size_t count, const int is_ipv6) {
-  const struct kalsae_search s = *search;
-  const size_t mask = s.slot_count - 1;
-  for (size_t number = 0; number < count; number++) {
-    const size_t index = s.packets[number];
-    size_t position = s.columns[HASHES + index] & mask, hop;
-    for (;;) {
-      const uint64_t *key, *other;
-      uint64_t difference;
-      if (is_ipv6) {
-        const struct kalsae_slot6 *slot = (const struct kalsae_slot6 *)s.slots + position;
-        key = (const uint64_t *)s.keys + 5 * index, other = slot->key, hop = slot->flow.hop;
-        difference = (key[0] ^ other[0]) | (key[1] ^ other[1]) | (key[2] ^ other[2]) | (key[3] ^ other[3]);
-        difference |= key[4] ^ other[4];
-      } else {
-        const struct kalsae_slot4 *slot = (const struct kalsae_slot4 *)s.slots + position;
-        key = (const uint64_t *)s.keys + 2 * index, other = slot->key, hop = slot->flow.hop;
-        difference = (key[0] ^ other[0]) | (key[1] ^ other[1]);
-      }
-      if (!difference) {
-        kalsae_prefetch(s.hops + hop);
-        kalsae_prefetch((const char *)(s.hops + hop) + 64);
-        s.columns[LISTED + number] = position << 8 | index;
-        break;
-      }
-      // Every key that is in use has a flag.
-      if (!octet(other + (is_ipv6 ? 4 : 1), 5)) {
-        s.columns[LISTED + number] = (uint64_t)-1 << 8 | index;
-        break;
-      }
-      position = (position + 1) & mask;
-    }
-  }
-}
-
-void kalsae_plain_find4(const struct kalsae_search *search, size_t count) { find(search, count, 0); }
-
-void kalsae_plain_find6(const struct kalsae_search *search, size_t count) { find(search, count, 1); }
 
 /// The one's complement sum.
 INLINE uint16_t add(uint16_t a, uint16_t b) {
@@ -125,16 +84,17 @@ INLINE int is_special(const struct kalsae_departure *d, const struct kalsae_dire
   return d->is_careful && ((count & d->offload_mask) == d->offload_mask || d->hop_states[way].learned_mtu);
 }
 
-/// What is known of a packet is read again where it is needed: it is near, and there are not registers for all of it.
-INLINE size_t send_on(struct kalsae_departure *d, size_t first, size_t end, const int is_ipv6) {
+/// Sends on packets from place `first` on, of a run that begins at `origin`. What is known of a packet is read again where it
+/// is needed: it is near, and there are not registers for all of it.
+INLINE size_t send_on(struct kalsae_departure *d, size_t origin, size_t first, size_t end, const int is_ipv6) {
   const size_t slot_size = is_ipv6 ? sizeof(struct kalsae_slot6) : sizeof(struct kalsae_slot4);
   const size_t place = is_ipv6 ? offsetof(struct kalsae_slot6, flow) : offsetof(struct kalsae_slot4, flow);
   const uint32_t shortest = is_ipv6 ? 48 : 28;
   // Where packets need a second look that have as many before them.
   const uint32_t looked_at = d->is_careful ? UINT32_MAX : 0;
   uint64_t *entry = d->columns + LISTED + first, *const last = d->columns + LISTED + end;
-  uint64_t *unlisted = entry;
-  int32_t leaving_port = d->leaving_port;
+  uint64_t *const begin = d->columns + LISTED + origin, *unlisted = begin + d->unlisted_count;
+  int32_t leaving_port = d->is_overtaken ? -1 : d->leaving_port;
   uint16_t *leaving = d->leaving + d->leaving_count;
   for (; entry < last; entry++) {
     const size_t index = octet(entry, 0);
@@ -182,11 +142,11 @@ INLINE size_t send_on(struct kalsae_departure *d, size_t first, size_t end, cons
     }
     if (unlikely(hop->port != leaving_port || octet(packet + MARKS, 3) & 0x80)) {
       const int partial = octet(packet + MARKS, 3) & 0x80;
-      if (!partial && d->may_open && unlisted == d->columns + LISTED + first && leaving_port < 0) {
+      if (!partial && d->may_open && unlisted == begin && leaving_port < 0) {
         d->leaving_port = leaving_port = hop->port;
       } else {
         // What comes behind it by the same port must not overtake it.
-        if (hop->port == leaving_port) leaving_port = -1;
+        if (hop->port == leaving_port) leaving_port = -1, d->is_overtaken = 1;
         *unlisted++ = *entry;
         continue;
       }
@@ -194,14 +154,25 @@ INLINE size_t send_on(struct kalsae_departure *d, size_t first, size_t end, cons
     *leaving++ = octet(entry, 0);
   }
   d->leaving_count = (size_t)(leaving - d->leaving);
-  d->unlisted_count = (size_t)(unlisted - (d->columns + LISTED + first));
+  d->unlisted_count = (size_t)(unlisted - begin);
   return (size_t)(entry - (d->columns + LISTED));
 }
 
-size_t kalsae_plain_send4(struct kalsae_departure *departure, size_t first, size_t end) {
-  return send_on(departure, first, end, 0);
+size_t kalsae_plain_send4(struct kalsae_departure *d, size_t first, size_t end) {
+  size_t next = first;
+  while (next < end) {
+    // Eight at a time where they are alike, and what stands in the way of that singly.
+    size_t stop = end;
+    if (d->uses_vectors && !d->unlisted_count && kalsae_plain_vector()) {
+      next = kalsae_plain_send_vector(d, next, end);
+      if (end - next > 8) stop = next + 8;
+    }
+    next = send_on(d, first, next, stop, 0);
+    if (next < stop) break;
+  }
+  return next;
 }
 
-size_t kalsae_plain_send6(struct kalsae_departure *departure, size_t first, size_t end) {
-  return send_on(departure, first, end, 1);
+size_t kalsae_plain_send6(struct kalsae_departure *d, size_t first, size_t end) {
+  return send_on(d, first, first, end, 1);
 }

@@ -7,7 +7,7 @@
 #define INLINE static inline __attribute__((always_inline))
 #define unlikely(x) __builtin_expect(!!(x), 0)
 
-enum { HASHES = 0, WORDS = kalsae_column_length, MARKS = 2 * kalsae_column_length, LISTED = 3 * kalsae_column_length };
+enum { HASHES = 0, WORDS = kalsae_column_length, MARKS = 2 * kalsae_column_length, LISTED = 3 * kalsae_column_length, PLACES = 4 * kalsae_column_length };
 
 INLINE uint16_t load16(const void *p) {
   uint16_t value;
@@ -24,3 +24,7 @@ INLINE uint64_t load64(const void *p) {
   memcpy(&value, p, sizeof value);
   return value;
 }
+INLINE uint8_t octet(const void *p, int place) { return ((const uint8_t *)p)[place]; }
+
+/// In a mark between unwrapping and trust: the device has verified a checksum of the outer packet.
+static const uint64_t VERIFIED = (uint64_t)1 << 27;

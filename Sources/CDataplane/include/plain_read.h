@@ -66,10 +66,36 @@ size_t kalsae_plain_read(const struct kalsae_plain *plain, size_t first, size_t 
 /// The same for frames in a tunnel over IPv4. Who sent them has still to be looked at, and the hash to be made.
 size_t kalsae_plain_unwrap(const struct kalsae_plain *plain, size_t first, size_t end);
 
+/// Notes the hashes of packets that have been read, and asks for the slots of their flows.
+void kalsae_plain_hash(const struct kalsae_plain *plain, size_t first, size_t end);
+
+/// Swift's `AddressTable` of the nodes that may send in tunnels, and how they do.
+struct kalsae_peers {
+  /// `kalsae_peer_slot` slots; their number is a power of two.
+  const struct kalsae_peer_slot *slots;
+  size_t slot_count;
+  /// Of each peer, a bit for each encapsulation.
+  const uint32_t *encapsulations;
+  size_t count;
+  /// The tag of IPv4 addresses in the table, and the bit of the encapsulation.
+  uint32_t tag, bit;
+};
+struct kalsae_peer_slot {
+  uint64_t high, low;
+  uint32_t tag, value;
+};
+
+/// Notes which peers packets came from that have been unwrapped, as long as those are known and may send so (NODE-4).
+/// Returns the place of the first of which that is not so.
+size_t kalsae_plain_trust(const struct kalsae_plain *plain, const struct kalsae_peers *peers, size_t first, size_t end);
+
 /// The same eight at a time, without the hash, up to the first frame that is not plain, or that is left because there are
 /// not eight.
 size_t kalsae_plain_read_vector(const struct kalsae_plain *plain, size_t first, size_t end);
 size_t kalsae_plain_unwrap_vector(const struct kalsae_plain *plain, size_t first, size_t end);
+size_t kalsae_plain_trust_vector(
+    const struct kalsae_plain *plain, const struct kalsae_peers *peers, size_t first, size_t end);
+size_t kalsae_plain_hash_vector(const struct kalsae_plain *plain, size_t first, size_t end);
 
 /// Lists the `count` places from `first` on.
 static inline void kalsae_enumerate(uint8_t *to, uint8_t first, size_t count) {

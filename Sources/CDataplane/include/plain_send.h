@@ -39,16 +39,15 @@ struct kalsae_slot6 {
 
 /// Swift's `HopRecord`: 128 octets.
 struct kalsae_hop {
-  uint16_t port;
   uint8_t encapsulation, neighbour, outer_ipv6, in_use;
-  uint16_t length, outer_offset, overhead;
   uint32_t mtu;
-  uint16_t options, header_sum;
+  uint16_t outer_offset, overhead, options, header_sum;
   uint32_t serial, identifier;
-  uint8_t plain, traffic_class_mask;
-  uint16_t plain_mtu, padding, plain_sum;
-  uint32_t plain_start;
   uint8_t headers[88];
+  uint16_t port, length;
+  uint8_t plain, traffic_class_mask;
+  uint16_t plain_mtu, plain_sum, padding;
+  uint32_t plain_start;
 };
 
 /// Swift's `HopState`: 20 octets.
@@ -62,6 +61,8 @@ struct kalsae_departure {
   struct kalsae_frame *frames;
   /// The columns of `PlainPackets`, `kalsae_column_length` words each: hash, word and mark of a packet; the listed packets.
   uint64_t *columns;
+  /// The packets' keys, as slots begin with them.
+  const void *keys;
   /// `kalsae_slot4` or `kalsae_slot6`.
   void *slots;
   const struct kalsae_hop *hops;
@@ -78,8 +79,14 @@ struct kalsae_departure {
   /// Whether packets go the general way where these bits of their number are all set, or whose path has taught an MTU.
   uint8_t is_careful;
   uint32_t offload_mask;
-  /// How many of the packets that were sent are still to be put on a port's list.
+  /// Whether eight packets are taken at a time, where `kalsae_plain_vector` says that they can be.
+  uint8_t uses_vectors;
+  /// Whether a packet that is still to be listed leaves by `leaving_port` too: to begin with 0.
+  uint8_t is_overtaken;
+  /// How many of the packets that were sent are still to be put on a port's list: to begin with none.
   size_t unlisted_count;
+  /// How many were sent eight at a time: added to.
+  size_t grouped_count;
 };
 
 /// What the look-up works with.
@@ -91,8 +98,11 @@ struct kalsae_search {
   const struct kalsae_hop *hops;
   /// The packets' keys, as slots begin with them.
   const void *keys;
-  /// The packets that are looked up.
+  /// The packets that are looked up, in order.
   const uint8_t *packets;
+  uint8_t uses_vectors;
+  /// Whether some hop's headers are longer than the cache line that ends with the hop.
+  uint8_t has_tunnels;
 };
 
 /// Finds the flows of the first `count` packets, at most 256, and asks for the hops that they lead to: which packet it is
@@ -109,6 +119,9 @@ void kalsae_plain_find6(const struct kalsae_search *search, size_t count);
 /// first `unlisted_count` entries from `first` on are then those packets', in order.
 size_t kalsae_plain_send4(struct kalsae_departure *departure, size_t first, size_t end);
 size_t kalsae_plain_send6(struct kalsae_departure *departure, size_t first, size_t end);
+
+/// `kalsae_plain_send4` eight at a time, up to the first eight that are not all plain and alike.
+size_t kalsae_plain_send_vector(struct kalsae_departure *departure, size_t first, size_t end);
 
 /// One hop less, in the third word of an IPv4 header: time to live, protocol, checksum, as they lie in memory read as a
 /// little-endian number. What the sum loses in its upper octet the checksum gains, with the carry that one's complement has

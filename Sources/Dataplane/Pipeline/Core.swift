@@ -44,8 +44,10 @@ struct Core: ~Copyable {
   var lastLocal = TunnelPeers.noLocal
   /// What the last plain packet from the underlay came in: most come in the same.
   var lastEncapsulation = Encapsulation.none
-  /// Whether plain packets are read eight at a time.
+  /// Whether plain packets are read, looked up and sent eight at a time.
   var usesVectors = PlainReader.hasVectors
+  /// How many were sent so.
+  var sentInGroups = 0
   /// Whether plain packets take the fast path; without it they go the general way, with the same result.
   var usesFastPath = true
   /// Whether some hop's path has taught a smaller MTU than its link has.

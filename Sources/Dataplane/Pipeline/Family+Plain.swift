@@ -24,6 +24,7 @@ extension Family {
     var departure = PlainDeparture(self, core, batch, tables)
     let next = departure.send(part)
     core.output.close(departure.leavingCount, port: departure.leavingPort)
+    core.sentInGroups &+= departure.groupedCount
     // What leaves by another port, or is the port's to finish.
     for number in part.lowerBound..<part.lowerBound &+ departure.unlistedCount {
       let (index, position) = plain.view.listed(number)

@@ -28,7 +28,7 @@ struct Family<Key: FlowKey>: ~Copyable {
   /// Positions are found for all first: where a probe goes on to the next slot, several of them wait for memory at once.
   mutating func lookUp(_ core: inout Core, _ batch: inout FrameBatch, _ tables: borrowing Tables) {
     if list.isEmpty { return }
-    PlainSearch.find(self, tables)
+    PlainSearch.find(self, core, tables)
     sendKnown(&core, &batch, tables)
     list.removeAll()
     if misses.isEmpty { return }

@@ -103,16 +103,9 @@ extension Pipeline {
     }
     reader.expect(encapsulation, core, tables.settings)
     let end = reader.unwrap(part)
-    let (plain, peers) = (v4.plain.view, TunnelPeers(tables))
-    for index in part.lowerBound..<end {
-      let source = UInt32(truncatingIfNeeded: plain.columns[0, index])
-      guard let peer = peers.find(source, encapsulation) else { return index }
-      plain.setMark(index, plain.mark(index).from(peer: peer))
-      // What the device said about checksums was about the outer packet.
-      frames[index].flags.remove(.checksumVerified)
-      sink.enter(index)
-    }
-    return end
+    let next = reader.trust(TunnelPeers(tables), encapsulation, part.lowerBound..<end)
+    reader.noteHashes(part.lowerBound..<next)
+    return next
   }
 }
 

@@ -21,6 +21,8 @@ struct PlainDeparture<Key: FlowKey> {
     unsafe departure.frames = UnsafeMutableRawPointer(frames.pointer).assumingMemoryBound(to: kalsae_frame.self)
     unsafe departure.frame_count = frames.count
     unsafe departure.columns = family.plain.view.columns.pointer(0)
+    unsafe departure.keys = UnsafeRawPointer(family.keys.view.pointer)
+    unsafe departure.uses_vectors = core.usesVectors ? 1 : 0
     unsafe departure.slots = UnsafeMutableRawPointer(slots.pointer)
     unsafe departure.slot_count = slots.count
     unsafe departure.hops = UnsafePointer(
@@ -57,6 +59,8 @@ struct PlainDeparture<Key: FlowKey> {
   var leavingPort: Int { unsafe Int(departure.leaving_port) }
   /// How many packets that were sent are still to be listed: they are at the beginning of the part.
   var unlistedCount: Int { unsafe departure.unlisted_count }
+  /// How many packets were sent eight at a time.
+  var groupedCount: Int { unsafe departure.grouped_count }
 }
 
 /// The fast path's look-up (`kalsae_plain_find4`).
@@ -65,7 +69,9 @@ struct PlainDeparture<Key: FlowKey> {
 enum PlainSearch {
   /// Finds the flows of the listed packets, and asks for the hops that they lead to.
   @inline(__always)
-  static func find<Key: FlowKey>(_ family: borrowing Family<Key>, _ tables: borrowing Tables) {
+  static func find<Key: FlowKey>(
+    _ family: borrowing Family<Key>, _ core: borrowing Core, _ tables: borrowing Tables
+  ) {
     let slots = family.flows.table.slots.view
     var search = unsafe kalsae_search()
     unsafe search.columns = family.plain.view.columns.pointer(0)
@@ -75,6 +81,8 @@ enum PlainSearch {
       UnsafeMutableRawPointer(tables.hops.records.view.pointer).assumingMemoryBound(to: kalsae_hop.self))
     unsafe search.keys = UnsafeRawPointer(family.keys.view.pointer)
     unsafe search.packets = UnsafePointer(family.list.view.pointer)
+    unsafe search.has_tunnels = tables.hops.hasTunnels ? 1 : 0
+    unsafe search.uses_vectors = core.usesVectors ? 1 : 0
     let count = min(family.list.count, Core.batchLimit)
     unsafe withUnsafePointer(to: search) {
       if Key.isIPv6 { unsafe kalsae_plain_find6($0, count) } else { unsafe kalsae_plain_find4($0, count) }

@@ -36,8 +36,6 @@ struct PlainPacketsView: BitwiseCopyable {
   }
 
   @inline(__always)
-  func setHash(_ index: Int, _ hash: UInt64) { columns[0, index] = hash }
-  @inline(__always)
   func setMark(_ index: Int, _ mark: PlainMark) { columns[2, index] = mark.word }
   @inline(__always)
   func set(_ index: Int, _ hash: UInt64, _ word: UInt64, _ mark: PlainMark) {
@@ -100,7 +98,7 @@ struct PlainMark: BitwiseCopyable {
   var trafficClass: UInt8 {
     @inline(__always) get { UInt8(truncatingIfNeeded: word >> 48) }
   }
-  /// Nothing that opens or closes a connection.
+  /// Nothing that opens or closes a connection; of UDP packets, anything.
   var tcpFlags: UInt8 { UInt8(truncatingIfNeeded: word >> 56) }
 
   /// The same packet where the frame begins with it.
@@ -135,14 +133,6 @@ struct PlainSink<Key: FlowKey> {
     keys[index] = key
     plain.set(index, hash, word, mark)
   }
-
-  /// The same for a packet of which all but the hash is noted.
-  @inline(__always)
-  func enter(_ index: Int) {
-    let hash = keys[index].hash
-    flows.prefetch(hash)
-    plain.setHash(index, hash)
-  }
 }
 
 extension Core {
@@ -166,7 +156,7 @@ extension Core {
     context.trafficClass = mark.trafficClass
     context.timeToLive = Key.Rewrite.timeToLive(word)
     context.transportProtocol = Key.Rewrite.transport(word)
-    context.tcpFlags = mark.tcpFlags
+    context.tcpFlags = context.transportProtocol == IPProtocol.tcp.rawValue ? mark.tcpFlags : 0
     context.flags = Key.isIPv6 ? [.ipv6, .dontFragment] : Key.Rewrite.dontFragment(word) ? .dontFragment : []
     context.tunnel = mark.tunnel
     contexts[index] = context

@@ -92,8 +92,33 @@ struct PlainReader {
     unsafe withUnsafePointer(to: plain) { unsafe Int(kalsae_plain_read($0, part.lowerBound, part.upperBound)) }
   }
 
+  /// Notes which peers packets came from that were unwrapped; returns the place of the first that may not come so (NODE-4).
+  @inline(__always)
+  func trust(_ peers: TunnelPeers, _ encapsulation: Encapsulation, _ part: Range<Int>) -> Int {
+    let (slots, count, tag) = peers.addresses.slots4
+    var known = unsafe kalsae_peers()
+    unsafe known.slots = UnsafePointer(
+      UnsafeMutableRawPointer(slots.pointer).assumingMemoryBound(to: kalsae_peer_slot.self))
+    unsafe known.slot_count = count
+    unsafe known.encapsulations = UnsafePointer(peers.encapsulations.pointer)
+    unsafe known.count = peers.encapsulations.count
+    unsafe known.tag = tag
+    unsafe known.bit = 1 << UInt32(encapsulation.rawValue)
+    return unsafe withUnsafePointer(to: plain) { plain in
+      unsafe withUnsafePointer(to: known) {
+        unsafe Int(kalsae_plain_trust(plain, $0, part.lowerBound, part.upperBound))
+      }
+    }
+  }
+
+  /// Notes the hashes of the flow keys of packets that were read, and asks for the slots of their flows.
+  @inline(__always)
+  func noteHashes(_ part: Range<Int>) {
+    unsafe withUnsafePointer(to: plain) { unsafe kalsae_plain_hash($0, part.lowerBound, part.upperBound) }
+  }
+
   /// Reads packets in the tunnel that is expected; returns the place of the first that was not read. Where they come from
-  /// is left in the first column.
+  /// is left in the first column, in which `noteHashes` is to put the hashes.
   @inline(__always)
   func unwrap(_ part: Range<Int>) -> Int {
     unsafe withUnsafePointer(to: plain) { unsafe Int(kalsae_plain_unwrap($0, part.lowerBound, part.upperBound)) }

@@ -2,23 +2,16 @@ import Addresses
 
 /// Which peers send in a tunnel, and how: for a loop (`MemoryView`).
 struct TunnelPeers {
-  private let peers: AddressTableView
-  private let encapsulations: MemoryView<UInt32>
+  /// Their numbers, by address.
+  let addresses: AddressTableView
+  /// Of each, a bit for every encapsulation that it sends in.
+  let encapsulations: MemoryView<UInt32>
   /// In the place of the node's own address: nothing came in a tunnel yet.
   static var noLocal: UInt64 { .max }
 
   init(_ tables: borrowing Tables) {
-    peers = tables.peerAddresses.view
+    addresses = tables.peerAddresses.view
     encapsulations = tables.peerEncapsulations.view
-  }
-
-  /// The peer with an address, as it lies in the packet; nil where there is none that sends in this way (NODE-4).
-  @inline(__always)
-  func find(_ source: UInt32, _ encapsulation: Encapsulation) -> UInt16? {
-    guard let peer = peers.find(IPv4Address(rawValue: source.byteSwapped)),
-      encapsulations[Int(peer)] & 1 << UInt32(encapsulation.rawValue) != 0
-    else { return nil }
-    return UInt16(truncatingIfNeeded: peer)
   }
 
   /// Whether an address, as it lies in a packet, is the node's.

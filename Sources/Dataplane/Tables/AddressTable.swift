@@ -118,8 +118,10 @@ struct AddressTableView: BitwiseCopyable {
     }
   }
 
-  @inline(__always)
-  func find(_ address: IPv4Address) -> UInt32? { find(0, UInt64(address.rawValue), tag: AddressTable.tagV4) }
+  /// The slots, how many there are, and what those of IPv4 addresses have for a tag.
+  var slots4: (slots: MemoryView<AddressTable.Slot>, count: Int, tag: UInt32) {
+    (slots, mask &+ 1, AddressTable.tagV4 &+ 1)
+  }
 }
 
 extension AddressTable {

@@ -196,6 +196,8 @@ struct HopTable: ~Copyable {
   private(set) var records = Memory<HopRecord>(count: 256)
   private var free: [HopIndex] = []
   private var serial: UInt32 = 0
+  /// Whether there is or was a hop with a tunnel.
+  private(set) var hasTunnels = false
   /// What the control side said, at index / 2.
   private(set) var hops: [Hop?] = [nil]
 
@@ -241,6 +243,7 @@ struct HopTable: ~Copyable {
 
   private mutating func set(_ index: HopIndex, _ hop: Hop, _ serial: UInt32) {
     hops[Int(index) / 2] = hop
+    if hop.tunnel != nil { hasTunnels = true }
     records[Int(index)] = HopRecord(hop, inner: .ipv4)
     records[Int(index) + 1] = HopRecord(hop, inner: .ipv6)
     for record in Int(index)...Int(index) + 1 { records[record].serial = serial }

@@ -33,26 +33,23 @@ enum PlainHop: UInt8 {
 }
 
 /// What the packet path knows of a next hop: where to send, and the octets to push before the network-layer header. Two
-/// cache lines, of which the second holds all that most headers need.
+/// cache lines, of which the second holds all that packets need that leave without a tunnel.
 struct HopRecord: BitwiseCopyable {
   /// Where `template` ends: it is right-aligned, so that one copy of fixed size puts it before the packet.
   /// The longest is Ethernet, IPv6, UDP, VXLAN or Geneve, Ethernet: 84 octets.
   static var templateSize: Int { 88 }
 
-  var port: PortIndex
   var encapsulation: Encapsulation.RawValue
   var neighbour: NeighbourState.RawValue
   /// Whether the outer header is IPv6.
   var outerIPv6: Bool
   var inUse: Bool
-  /// The octets of `template` that count.
-  var length: UInt16
+  /// The largest inner packet.
+  var mtu: UInt32
   /// The outer network-layer header's place, from the start of the octets that count.
   var outerOffset: UInt16
   /// The octets between the start of the outer network-layer header and the inner one.
   var overhead: UInt16
-  /// The largest inner packet.
-  var mtu: UInt32
   /// Tunnel flags: see `HopOptions`.
   var options: HopOptions
   /// Folded sum of the outer IPv4 header as in the template.
@@ -61,18 +58,22 @@ struct HopRecord: BitwiseCopyable {
   var serial: UInt32
   /// The VNI or GRE key, for display.
   var identifier: UInt32
+  var template: Template
+  // What follows the fast path reads as two words.
+  var port: PortIndex
+  /// The octets of `template` that count.
+  var length: UInt16
   /// What the fast path does with packets to this hop; `encapsulation`, `neighbour` and `options` in one.
   var plain: PlainHop.RawValue
   /// The bits of the inner traffic class that the outer header takes over: all, or ECN alone (TUN-5, TUN-6).
   var trafficClassMask: UInt8
   /// The largest inner packet that the fast path sends: `mtu`, or 0 where it sends none.
   var plainMTU: UInt16
-  private var padding: UInt16 = 0
   /// `headerSum` as a number, with the overhead added.
   var plainSum: UInt16
+  private var padding: UInt16 = 0
   /// The first four octets of the outer IPv4 header as a number: version, traffic class, overhead for a length.
   var plainStart: UInt32
-  var template: Template
 
   struct Template: BitwiseCopyable {
     var words:

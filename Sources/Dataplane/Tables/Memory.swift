@@ -206,14 +206,14 @@ struct PacketColumns: ~Copyable {
   struct View: BitwiseCopyable {
     fileprivate let base: UnsafeMutablePointer<UInt64>
 
-    /// The word of a packet in column 0 to 3.
+    /// The word of a packet in column 0 to 4.
     subscript(_ column: Int, _ index: Int) -> UInt64 {
       @inline(__always) get {
-        precondition(column >= 0 && column < 4 && UInt(bitPattern: index) < UInt(Core.batchLimit))
+        precondition(column >= 0 && column < 5 && UInt(bitPattern: index) < UInt(Core.batchLimit))
         return unsafe base[column * PacketColumns.stride &+ index]
       }
       @inline(__always) nonmutating set {
-        precondition(column >= 0 && column < 4 && UInt(bitPattern: index) < UInt(Core.batchLimit))
+        precondition(column >= 0 && column < 5 && UInt(bitPattern: index) < UInt(Core.batchLimit))
         unsafe base[column * PacketColumns.stride &+ index] = newValue
       }
     }

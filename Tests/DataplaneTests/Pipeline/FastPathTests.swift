@@ -120,6 +120,57 @@ struct FastPathTests {
     #expect(twins.fast.pipeline.flowCount > 20)
   }
 
+  @Test(
+    "TUN-1, TUN-5, TUN-6, TUN-9: batches of plain packets of known flows, of services and not, there and back: sent eight at a time they come out as singly",
+    arguments: FastPathTests.ways.indices)
+  func alike(_ way: Int) throws {
+    let (_, encapsulation, options, capabilities) = FastPathTests.ways[way]
+    let twins = Twins(
+      encapsulation, capabilities: capabilities,
+      tunnel: {
+        $0.options = options
+        $0.dscp = 11
+      },
+      settings: { $0.uniformTTL = options.contains(.uniformTTL) })
+    let (bench, peer) = (twins.fast, twins.peer)
+    var random = SeededGenerator(UInt64(70 + way))
+    for round in 0..<80 {
+      // What is sent before anything is bent makes all flows known.
+      let isBent = round > 20 && round % 4 == 0
+      let count = Int.random(in: 8...40, using: &random)
+      var there: [[UInt8]] = []
+      var back: [[UInt8]] = []
+      for _ in 0..<count {
+        let client = 3000 + Int(random.next() % 8)
+        let fields = IPFields(
+          tos: Int.random(in: 0...255, using: &random) * Int(random.next() % 2),
+          identification: Int.random(in: 0...65535, using: &random), dontFragment: !isBent || random.next() % 8 != 0)
+        let payload = random.bytes(Int.random(in: 30...60, using: &random))
+        // Of services with one endpoint far away and one near, and of none.
+        let (isService, isTCP) = (random.next() % 2 == 0, random.next() % 2 == 0)
+        let server = isService ? twins.frontends[.ipv4]![round % 5 == 0 ? 1 : 0] : peer.pod(10)
+        let ports = (client, isService ? 80 : 8080)
+        let hasChecksum = random.next() % 4 != 0
+        func packet(_ source: IPAddress, _ destination: IPAddress, _ ports: (Int, Int)) -> [UInt8] {
+          isTCP
+            ? tcp(source, destination, from: ports.0, to: ports.1, Flag.ack, payload, with: fields)
+            : udp(source, destination, from: ports.0, to: ports.1, payload, checksum: hasChecksum, with: fields)
+        }
+        there.append(bench.fromPod(packet(bench.pod(10), server, ports)))
+        back.append(peer.fromPod(packet(peer.pod(10), bench.pod(10), (8080, client))))
+      }
+      twins.send(there.map { MemoryFrame($0) }, at: bench.podA)
+      let wrapped = peer.send(back.map { MemoryFrame($0) }, at: peer.podA).frames[peer.underlay] ?? []
+      twins.send(wrapped.map { isBent ? bent($0, oneOf: 24, &random) : $0 }, at: bench.underlay)
+    }
+    twins.expectSameFlows()
+    let grouped = bench.pipeline.core.sentInGroups
+    // Of the others most go the general way.
+    let isPlain = options.subtracting(.pipeDSCP).isEmpty
+    if PlainReader.hasVectors, isPlain { #expect(grouped > 1000, "only \(grouped) packets were sent in groups") }
+    #expect(twins.plain.pipeline.core.sentInGroups == 0)
+  }
+
   /// A packet of a pod, of one of few flows, so that most are known.
   private func frame(
     bench: Bench, to other: Bench, _ twins: Twins, isCalm: Bool, _ random: inout SeededGenerator

@@ -1,0 +1,97 @@
+#include "plain_octets.h"
+#include "plain_vector.h"
+
+_Static_assert(sizeof(struct kalsae_slot4) == 64 && sizeof(struct kalsae_slot6) == 128, "slots are whole cache lines");
+
+/// Asks for what a hop's packets need.
+INLINE void await_hop(const struct kalsae_search *s, size_t hop) {
+  kalsae_prefetch((const char *)(s->hops + hop) + 64);
+  if (s->has_tunnels) kalsae_prefetch(s->hops + hop);
+}
+
+/// Finds the flow of one of the packets.
+INLINE void find_one(const struct kalsae_search *s, size_t number, const int is_ipv6) {
+  const size_t mask = s->slot_count - 1, index = s->packets[number];
+  size_t position = s->columns[HASHES + index] & mask, hop;
+  for (;;) {
+    const uint64_t *key, *other;
+    uint64_t difference;
+    if (is_ipv6) {
+      const struct kalsae_slot6 *slot = (const struct kalsae_slot6 *)s->slots + position;
+      key = (const uint64_t *)s->keys + 5 * index, other = slot->key, hop = slot->flow.hop;
+      difference = (key[0] ^ other[0]) | (key[1] ^ other[1]) | (key[2] ^ other[2]) | (key[3] ^ other[3]);
+      difference |= key[4] ^ other[4];
+    } else {
+      const struct kalsae_slot4 *slot = (const struct kalsae_slot4 *)s->slots + position;
+      key = (const uint64_t *)s->keys + 2 * index, other = slot->key, hop = slot->flow.hop;
+      difference = (key[0] ^ other[0]) | (key[1] ^ other[1]);
+    }
+    if (!difference) {
+      await_hop(s, hop);
+      s->columns[LISTED + number] = position << 8 | index;
+      return;
+    }
+    // Every key that is in use has a flag.
+    if (!octet(other + (is_ipv6 ? 4 : 1), 5)) {
+      s->columns[LISTED + number] = (uint64_t)-1 << 8 | index;
+      return;
+    }
+    position = (position + 1) & mask;
+  }
+}
+
+#if defined(__x86_64__)
+enum { HOP = offsetof(struct kalsae_slot4, flow) + offsetof(struct kalsae_direction, hop) };
+
+/// The keys of four slots.
+VINLINE __m512i keys(const char *slots, const uint64_t at[4]) {
+  __m512i keys = _mm512_castsi128_si512(_mm_loadu_si128((const __m128i *)(slots + at[0])));
+  keys = _mm512_inserti64x2(keys, _mm_loadu_si128((const __m128i *)(slots + at[1])), 1);
+  keys = _mm512_inserti64x2(keys, _mm_loadu_si128((const __m128i *)(slots + at[2])), 2);
+  return _mm512_inserti64x2(keys, _mm_loadu_si128((const __m128i *)(slots + at[3])), 3);
+}
+
+VECTOR static size_t find_vector(const struct kalsae_search *search, size_t count) {
+  const struct kalsae_search s = *search;
+  const __m512i mask = all(s.slot_count - 1);
+  const char *slots = s.slots;
+  // What is not where it should be first: further on, or not there.
+  uint8_t elsewhere[256 + 8];
+  size_t number = 0, last = 0;
+  for (; number + 8 <= count && number < 256; number += 8) {
+    const size_t index = s.packets[number];
+    // They are in order: without gaps where the last is as near as it can be.
+    if (s.packets[number + 7] - index != 7) break;
+    const __m512i place = _mm512_and_si512(load8(s.columns + HASHES + index), mask);
+    uint64_t at[8];
+    store8(at, _mm512_slli_epi64(place, 6));
+    const char *sought = (const char *)s.keys + sizeof(uint64_t[2]) * index;
+    uint32_t differs = _mm512_cmpneq_epi64_mask(keys(slots, at), load8(sought));
+    differs |= (uint32_t)_mm512_cmpneq_epi64_mask(keys(slots, at + 4), load8(sought + 64)) << 8;
+    store8(s.columns + LISTED + number,
+           _mm512_or_si512(_mm512_slli_epi64(place, 8), _mm512_add_epi64(all(index), _mm512_setr_epi64(0, 1, 2, 3, 4, 5, 6, 7))));
+    for (int i = 0; i < 8; i++) await_hop(&s, load32(slots + at[i] + HOP));
+    const __m128i which = _mm_add_epi8(_mm_set1_epi8((char)number), _mm_setr_epi8(0, 1, 2, 3, 4, 5, 6, 7, 0, 0, 0, 0, 0, 0, 0, 0));
+    const __mmask16 lanes = (__mmask16)_pext_u32(differs | differs >> 1, 0x5555);
+    _mm_storel_epi64((__m128i *)(elsewhere + last), _mm_maskz_compress_epi8(lanes, which));
+    last += (size_t)__builtin_popcount(lanes);
+  }
+  for (size_t i = 0; i < last; i++) find_one(search, elsewhere[i], 0);
+  return number;
+}
+
+#else
+static size_t find_vector(const struct kalsae_search *search, size_t count) {
+  (void)search, (void)count;
+  return 0;
+}
+#endif
+
+void kalsae_plain_find4(const struct kalsae_search *search, size_t count) {
+  size_t number = search->uses_vectors && kalsae_plain_vector() ? find_vector(search, count) : 0;
+  for (; number < count; number++) find_one(search, number, 0);
+}
+
+void kalsae_plain_find6(const struct kalsae_search *search, size_t count) {
+  for (size_t number = 0; number < count; number++) find_one(search, number, 1);
+}

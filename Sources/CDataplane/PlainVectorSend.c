@@ -1,0 +1,250 @@
+#include "plain_vector.h"
+
+#if defined(__x86_64__)
+#include "plain_octets.h"
+
+/// Where a slot has what follows its key: epoch and hop, last seen, octets, tally; new addresses; new ports and what that
+/// does to checksums.
+enum {
+  FLOW = offsetof(struct kalsae_slot4, flow),
+  SEEN = FLOW + offsetof(struct kalsae_direction, last_seen),
+  OCTETS = FLOW + offsetof(struct kalsae_direction, octets),
+  TALLY = FLOW + offsetof(struct kalsae_direction, tally),
+  REWRITE = offsetof(struct kalsae_slot4, rewrite),
+};
+enum { HEADERS = offsetof(struct kalsae_hop, headers), TCP = 6 };
+
+VINLINE __m512i numbers(void) { return _mm512_setr_epi64(0, 1, 2, 3, 4, 5, 6, 7); }
+
+/// Eight packets on their way out: what is written for each.
+struct leaving {
+  /// Slot, IPv4 header, headers.
+  char *slot[8], *packet[8];
+  const char *headers[8];
+  /// Octets and packets: what is counted. Here and below those of packets 0, 2, 4, 6 come first.
+  uint64_t counted[8][2];
+  /// The frame's capacity, beginning and length (twice).
+  uint64_t span[8][2];
+  /// What the outer headers have of their own: see `wrap`.
+  uint64_t outer[8][2];
+  /// The third word of the IPv4 header.
+  uint64_t third[8];
+  /// Of packets that are translated: addresses and ports, the transport checksum and where it is.
+  const char *addresses[8];
+  uint64_t checksum[8];
+  char *checksum_place[8];
+  struct kalsae_frame *frames;
+  /// `PlainHop`, twice, and whether there are translated ones among them.
+  unsigned kind;
+};
+
+/// The place of what packet i has in a list of pairs.
+#define PAIR(i) ((i) / 2 + ((i) & 1) * 4)
+
+VINLINE void store_pairs(void *p, __m512i first, __m512i second) {
+  store8(p, _mm512_unpacklo_epi64(first, second));
+  store8((char *)p + 64, _mm512_unpackhi_epi64(first, second));
+}
+
+/// The one's complement sum of 16-bit numbers.
+VINLINE __m512i add(__m512i a, __m512i b) {
+  const __m512i sum = _mm512_add_epi64(a, b);
+  return _mm512_add_epi64(_mm512_and_si512(sum, all(0xffff)), _mm512_srli_epi64(sum, 16));
+}
+
+VINLINE __m512i invert(__m512i a) { return _mm512_xor_si512(a, all(0xffff)); }
+
+/// `kalsae_count_down4`.
+VINLINE __m512i count_down(__m512i third) {
+  const __mmask8 wraps = _mm512_cmpge_epu64_mask(third, all(0xfffe0000));
+  return _mm512_add_epi64(third, _mm512_mask_mov_epi64(all(0xffff), wraps, all(0x1ffff)));
+}
+
+/// What is written of packets some of which are translated.
+VINLINE void translate(
+    struct leaving *l, __mmask8 rewrites, __m512i slot, __m512i packet, __m512i word, const uint64_t (*keys)[2]) {
+  const __m512i own = _mm512_add_epi64(all((uint64_t)keys), _mm512_slli_epi64(numbers(), 4));
+  store8(l->addresses, _mm512_mask_add_epi64(own, rewrites, slot, all(REWRITE)));
+  const __m512i change =
+      _mm512_mask_i64gather_epi64(_mm512_setzero_si512(), rewrites, slot, (const void *)(intptr_t)(REWRITE + 8), 1);
+  const __m512i third = high_half(word), none = _mm512_setzero_si512();
+  // One hop less: 0xfffe, which is -1.
+  const __m512i header = add(_mm512_and_si512(high_half(change), all(0xffff)), all(0xfffe));
+  const __m512i mended = invert(add(invert(_mm512_srli_epi64(third, 16)), header));
+  const __m512i hop_less = _mm512_sub_epi64(_mm512_and_si512(third, all(0xffff)), all(1));
+  store8(l->third, _mm512_or_si512(hop_less, _mm512_slli_epi64(mended, 16)));
+  const __mmask8 tcp = _mm512_cmpeq_epi64_mask(_mm512_and_si512(third, all(0xff00)), all(TCP << 8));
+  const __m512i place = _mm512_add_epi64(packet, _mm512_mask_mov_epi64(all(26), tcp, all(36)));
+  store8(l->checksum_place, place);
+  // Eight octets of which the last two are the checksum: those are there.
+  const __m512i old = _mm512_srli_epi64(GATHER(place, -6), 48);
+  __m512i new = invert(add(invert(old), _mm512_srli_epi64(change, 48)));
+  // TUN-9: none stays none, and a computed 0 is written as 0xffff.
+  new = _mm512_mask_mov_epi64(new, ~tcp & _mm512_cmpeq_epi64_mask(new, none), all(0xffff));
+  new = _mm512_mask_mov_epi64(new, ~tcp & _mm512_cmpeq_epi64_mask(old, none), none);
+  store8(l->checksum, new);
+}
+
+/// What outer headers have of their own, in network byte order: eight octets of the IPv4 header from its first on; its
+/// checksum, UDP source port and length.
+VINLINE void wrap(struct leaving *l, __m512i start, __m512i sum, __m512i carried, __m512i length, __m512i hash) {
+  const __m512i reversed = _mm512_set4_epi32(0x08090a0b, 0x0c0d0e0f, 0x00010203, 0x04050607);
+  __m512i first = _mm512_add_epi64(_mm512_add_epi64(start, length), _mm512_slli_epi64(carried, 16));
+  first = _mm512_or_si512(_mm512_slli_epi64(first, 32), all(0x4000));
+  sum = _mm512_add_epi64(_mm512_add_epi64(sum, length), _mm512_add_epi64(carried, all(0x4000)));
+  const __m512i checksum = invert(_mm512_and_si512(fold(sum), all(0xffff)));
+  const __m512i port = _mm512_or_si512(_mm512_and_si512(_mm512_srli_epi64(hash, 40), all(0x3fff)), all(0xc000));
+  __m512i second = _mm512_slli_epi64(_mm512_add_epi64(length, all(30)), 16);
+  second = _mm512_or_si512(second, _mm512_slli_epi64(port, 32));
+  second = _mm512_or_si512(second, _mm512_slli_epi64(checksum, 48));
+  store_pairs(l->outer, _mm512_shuffle_epi8(first, reversed), _mm512_shuffle_epi8(second, reversed));
+}
+
+/// Where those octets are in the 64 before the packet, by `PlainHop`. Their places are those of the 16 octets that are
+/// repeated.
+static const struct {
+  uint64_t mask;
+  uint8_t from[64];
+} outers[5] = {
+#define FIRST(at) [at] = 0, [at + 1] = 1, [at + 2] = 2, [at + 3] = 3, [at + 4] = 4, [at + 5] = 5, [at + 6] = 6, [at + 7] = 7
+#define IP_ONLY(at) {(uint64_t)0xcff << (at), {FIRST(at), [at + 10] = 8, [at + 11] = 9}}
+    [2] = IP_ONLY(44),
+    [3] = IP_ONLY(40),
+    [4] = {(uint64_t)0xcff << 14 | (uint64_t)0x33 << 34,
+           {FIRST(14), [24] = 8, [25] = 9, [34] = 10, [35] = 11, [38] = 12, [39] = 13}},
+};
+
+/// Writes what eight packets become: cache line by cache line.
+VINLINE void put(const struct leaving *l, uint32_t second, const int kind, const int translates) {
+  const __m512i from = load8(outers[kind].from);
+  const __mmask64 own = outers[kind].mask;
+  const __m256i seen = _mm256_set1_epi32((int)second), none = _mm256_setzero_si256();
+#pragma clang loop unroll(full)
+  for (int i = 0; i < 8; i++) {
+    // From the epoch to the tally: `last_seen` is the fourth of eight words.
+    __m256i *flow = (__m256i *)(l->slot[i] + FLOW);
+    const __m128i counted = _mm_loadu_si128((const __m128i *)l->counted[PAIR(i)]);
+    const __m256i state = _mm256_blend_epi32(_mm256_loadu_si256(flow), seen, 8);
+    _mm256_storeu_si256(flow, _mm256_add_epi64(state, _mm256_inserti128_si256(none, counted, 1)));
+    memcpy(&l->frames[i].capacity, l->span[PAIR(i)], 16);
+    char *p = l->packet[i];
+    if (kind == 1) {
+      memcpy(p - 14, l->headers[i] + 50, 8);
+      memcpy(p - 8, l->headers[i] + 56, 8);
+    } else {
+      const __m512i outer = _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)l->outer[PAIR(i)]));
+      store8(p - 64, _mm512_mask_permutexvar_epi8(load8(l->headers[i]), own, from, outer));
+    }
+    memcpy(p + 8, &l->third[i], 4);
+    if (translates) {
+      memcpy(p + 12, l->addresses[i], 12);
+      memcpy(l->checksum_place[i], &l->checksum[i], 2);
+    }
+  }
+}
+
+/// Finds out what is to be written of the eight packets listed from place `first` on. False where they are not all alike, or
+/// something stands in their way.
+VINLINE int prepare(struct kalsae_departure *d, size_t first, struct leaving *l) {
+  const __m512i entry = load8(d->columns + LISTED + first);
+  const __m512i index = _mm512_and_si512(entry, all(0xff)), position = _mm512_srli_epi64(entry, 8);
+  const uint64_t base = d->columns[LISTED + first] & 0xff;
+  __mmask8 good = _mm512_cmpeq_epi64_mask(index, _mm512_add_epi64(all(base), numbers()));
+  good = _mm512_mask_cmplt_epu64_mask(good, position, all(d->slot_count));
+  if (good != 0xff || base + 8 > d->frame_count) return 0;
+  const __m512i slot = _mm512_add_epi64(_mm512_slli_epi64(position, 6), all((uint64_t)d->slots));
+  const __m512i direction = GATHER(slot, FLOW);
+  const __m512i tally = GATHER(slot, TALLY);
+  const __m512i way = high_half(direction);
+  good = _mm512_cmpeq_epi64_mask(low_half(direction), all(d->epoch));
+  good = _mm512_mask_cmplt_epu64_mask(good, way, all(d->hop_count));
+  if (good != 0xff) return 0;
+  const __m512i hop = _mm512_add_epi64(_mm512_slli_epi64(way, 7), all((uint64_t)d->hops));
+  // From the lowest bit on: port, length of headers, kind, mask, MTU.
+  const __m512i leads = GATHER(hop, offsetof(struct kalsae_hop, port));
+  const __m512i mark = load8(d->columns + MARKS + base), word = load8(d->columns + WORDS + base);
+  const __m512i length = _mm512_and_si512(mark, all(0xffff));
+  const uint64_t lead = (uint64_t)_mm_cvtsi128_si64(_mm512_castsi512_si128(leads));
+  const uint64_t kind = lead >> 32 & 0xff, port = lead & 0xffff;
+  good = _mm512_cmple_epu64_mask(length, _mm512_srli_epi64(leads, 48));
+  good = _mm512_mask_cmpge_epu64_mask(good, length, all(28));
+  // The first packet of a direction may be special; those with a partial checksum are.
+  good = _mm512_mask_test_epi64_mask(good, tally, all(0xffffffff));
+  good = _mm512_mask_testn_epi64_mask(good, mark, all((uint64_t)1 << 31));
+  const uint64_t common = (uint64_t)0xff << 32 | 0xffff;
+  const __mmask8 alike = _mm512_testn_epi64_mask(_mm512_xor_si512(leads, all(lead)), all(common));
+  if (kind > 1) good = _mm512_mask_test_epi64_mask(good, word, all(0x400000));
+  if (d->is_careful) {
+    // Eight packets of one flow come no nearer to the number that makes one special than this.
+    const __m512i number = _mm512_and_si512(tally, all(d->offload_mask));
+    if (d->offload_mask < 8) return 0;
+    good = _mm512_mask_cmplt_epu64_mask(good, number, all(d->offload_mask - 7));
+    const __m512i state = _mm512_mul_epu32(way, all(sizeof(struct kalsae_hop_state)));
+    const char *learned = (const char *)d->hop_states + offsetof(struct kalsae_hop_state, learned_mtu);
+    good = _mm512_mask_testn_epi64_mask(good, _mm512_i64gather_epi64(state, learned, 1), all(0xffffffff));
+  }
+  if ((good & alike) != 0xff || kind < 1 || kind > 4) return 0;
+  if (d->leaving_port != (int32_t)port) {
+    if (d->leaving_port >= 0 || !d->may_open) return 0;
+    d->leaving_port = (int32_t)port;
+  }
+  l->frames = d->frames + base;
+  const __m512i packet = load8(d->columns + PLACES + base);
+  const __m512i pushed = _mm512_and_si512(_mm512_srli_epi64(leads, 16), all(0xffff)), longer = _mm512_add_epi64(length, pushed);
+  const __m512i shift = _mm512_sub_epi64(_mm512_and_si512(_mm512_srli_epi64(mark, 16), all(0xff)), pushed);
+  const __m512i apart = _mm512_setr_epi64(0, 56, 112, 168, 224, 280, 336, 392);
+  const __m512i span = _mm512_i64gather_epi64(apart, (const char *)l->frames + offsetof(struct kalsae_frame, capacity), 1);
+  store8(l->slot, slot);
+  store8(l->packet, packet);
+  store8(l->headers, _mm512_add_epi64(hop, all(HEADERS + sizeof((struct kalsae_hop *)0)->headers - 64)));
+  store_pairs(l->counted, length, all(1));
+  store_pairs(l->span, _mm512_add_epi64(span, _mm512_slli_epi64(shift, 32)),
+              _mm512_or_si512(longer, _mm512_slli_epi64(longer, 32)));
+  _mm_storeu_si128((__m128i *)(d->leaving + d->leaving_count), _mm512_cvtepi64_epi16(index));
+  d->leaving_count += 8;
+  d->grouped_count += 8;
+  const __mmask8 rewrites = _mm512_test_epi64_mask(tally, all((uint64_t)0xff << 56));
+  l->kind = (unsigned)kind << 1 | (rewrites != 0);
+  if (rewrites) {
+    translate(l, rewrites, slot, packet, word, (const uint64_t(*)[2])d->keys + base);
+  } else {
+    store8(l->third, count_down(high_half(word)));
+  }
+  if (kind > 1) {
+    const __m512i rest = GATHER(hop, offsetof(struct kalsae_hop, plain_sum));
+    const __m512i class = _mm512_and_si512(_mm512_srli_epi64(mark, 48), _mm512_srli_epi64(leads, 40));
+    wrap(l, high_half(rest), _mm512_and_si512(rest, all(0xffff)), _mm512_and_si512(class, all(0xff)), length,
+         load8(d->columns + HASHES + base));
+  }
+  return 1;
+}
+
+VECTOR size_t kalsae_plain_send_vector(struct kalsae_departure *d, size_t first, size_t end) {
+  // Many groups wait for memory together, many are written together.
+  struct leaving groups[8];
+  for (;;) {
+    size_t count = 0;
+    while (count < 8 && first + 8 <= end && prepare(d, first, groups + count)) first += 8, count++;
+    for (size_t i = 0; i < count; i++) {
+      switch (groups[i].kind) {
+      case 2: put(groups + i, d->second, 1, 0); break;
+      case 3: put(groups + i, d->second, 1, 1); break;
+      case 4: put(groups + i, d->second, 2, 0); break;
+      case 5: put(groups + i, d->second, 2, 1); break;
+      case 6: put(groups + i, d->second, 3, 0); break;
+      case 7: put(groups + i, d->second, 3, 1); break;
+      case 8: put(groups + i, d->second, 4, 0); break;
+      default: put(groups + i, d->second, 4, 1); break;
+      }
+    }
+    if (count < 8) return first;
+  }
+}
+#else
+
+size_t kalsae_plain_send_vector(struct kalsae_departure *d, size_t first, size_t end) {
+  (void)d, (void)end;
+  return first;
+}
+
+#endif
