@@ -121,30 +121,6 @@ size_t kalsae_plain_unwrap(const struct kalsae_plain *plain, size_t first, size_
   return read_all(plain, first, end, 1, 0);
 }
 
-/// Notes where a packet came from.
-INLINE void note_peer(const struct kalsae_plain *plain, size_t index, uint64_t peer) {
-  // What the device said about checksums was about the outer packet.
-  if (plain->columns[MARKS + index] & VERIFIED) plain->frames[index].flags &= (uint8_t)~CHECKSUM_VERIFIED;
-  plain->columns[MARKS + index] = (plain->columns[MARKS + index] & ~VERIFIED) | (peer & 0xffff) << 32;
-}
-
-size_t kalsae_plain_trust(const struct kalsae_plain *plain, const struct kalsae_peers *peers, size_t first, size_t end) {
-  if (plain->uses_vectors && kalsae_plain_vector()) first = kalsae_plain_trust_vector(plain, peers, first, end);
-  const size_t mask = peers->slot_count - 1;
-  for (; first < end; first++) {
-    const uint64_t source = __builtin_bswap32((uint32_t)plain->columns[HASHES + first]);
-    size_t place = kalsae_mix((uint64_t)peers->tag << 32, source) & mask;
-    // Not all slots are in use.
-    while (peers->slots[place].tag && (peers->slots[place].low != source || peers->slots[place].tag != peers->tag)) {
-      place = (place + 1) & mask;
-    }
-    const uint32_t peer = peers->slots[place].value;
-    if (!peers->slots[place].tag || peer >= peers->count || !(peers->encapsulations[peer] & peers->bit)) break;
-    note_peer(plain, first, peer);
-  }
-  return first;
-}
-
 void kalsae_plain_hash(const struct kalsae_plain *plain, size_t first, size_t end) {
   if (plain->uses_vectors && kalsae_plain_vector()) first = kalsae_plain_hash_vector(plain, first, end);
   for (; first < end; first++) note_hash(plain, first, plain->keys[first][0], plain->keys[first][1]);

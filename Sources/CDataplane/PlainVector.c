@@ -197,49 +197,6 @@ VECTOR size_t kalsae_plain_unwrap_vector(const struct kalsae_plain *plain, size_
   return parse(plain, first, end, 1);
 }
 
-/// `kalsae_mix` of eight pairs of words: 64 by 64 bits in four multiplications of 32 by 32.
-VINLINE __m512i mix(__m512i a, __m512i b) {
-  a = _mm512_xor_si512(a, all(0x9e3779b97f4a7c15)), b = _mm512_xor_si512(b, all(0xe7037ed1a0b428db));
-  const __m512i a_high = high_half(a), b_high = high_half(b);
-  const __m512i low = _mm512_mul_epu32(a, b), high = _mm512_mul_epu32(a_high, b_high);
-  const __m512i one = _mm512_mul_epu32(a, b_high), other = _mm512_mul_epu32(a_high, b);
-  const __m512i middle = _mm512_add_epi64(high_half(low), _mm512_add_epi64(low_half(one), low_half(other)));
-  const __m512i carry = _mm512_add_epi64(high_half(middle), _mm512_add_epi64(high_half(one), high_half(other)));
-  const __m512i lower = _mm512_mask_mov_epi32(_mm512_slli_epi64(middle, 32), 0x5555, low);
-  return _mm512_xor_si512(lower, _mm512_add_epi64(high, carry));
-}
-
-VECTOR size_t kalsae_plain_trust_vector(
-    const struct kalsae_plain *plain, const struct kalsae_peers *peers, size_t first, size_t end) {
-  const __m512i swapped = _mm512_set4_epi32((int)0x80808080, 0x08090a0b, (int)0x80808080, 0x00010203);
-  const __m512i mask = all(peers->slot_count - 1), tag = all((uint64_t)peers->tag << 32);
-  const char *slots = (const char *)peers->slots;
-  for (; first + 8 <= end; first += 8) {
-    const __m512i source = _mm512_shuffle_epi8(load8(plain->columns + HASHES + first), swapped);
-    const __m512i place = _mm512_and_si512(mix(tag, source), mask);
-    const __m512i at = _mm512_add_epi64(_mm512_slli_epi64(place, 4), _mm512_slli_epi64(place, 3));
-    const __m512i low = _mm512_i64gather_epi64(at, slots + offsetof(struct kalsae_peer_slot, low), 1);
-    const __m512i found = _mm512_i64gather_epi64(at, slots + offsetof(struct kalsae_peer_slot, tag), 1);
-    const __m512i peer = high_half(found);
-    __mmask8 good = _mm512_cmpeq_epi64_mask(low, source);
-    good = _mm512_mask_cmpeq_epi64_mask(good, low_half(found), all(peers->tag));
-    good = _mm512_mask_cmplt_epu64_mask(good, peer, all(peers->count));
-    // Whoever is not where it should be first is looked for singly.
-    if (good != 0xff) break;
-    const __m256i ways = _mm512_i64gather_epi32(peer, peers->encapsulations, 4);
-    if (_mm256_test_epi32_mask(ways, _mm256_set1_epi32((int)peers->bit)) != 0xff) break;
-    uint64_t *marks = plain->columns + MARKS + first;
-    const __m512i from = _mm512_slli_epi64(_mm512_and_si512(peer, all(0xffff)), 32);
-    const __mmask8 verified = _mm512_test_epi64_mask(load8(marks), all(VERIFIED));
-    // What the device said about checksums was about the outer packet.
-    if (verified) {
-      for (int i = 0; i < 8; i++) plain->frames[first + i].flags &= (uint8_t)~CHECKSUM_VERIFIED;
-    }
-    store8(marks, _mm512_or_si512(_mm512_andnot_si512(all(VERIFIED), load8(marks)), from));
-  }
-  return first;
-}
-
 VECTOR size_t kalsae_plain_hash_vector(const struct kalsae_plain *plain, size_t first, size_t end) {
   const __m512i natural = _mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7);
   const __m512i mask = all((plain->slot_count - 1) * sizeof(struct kalsae_slot4));
@@ -259,11 +216,6 @@ VECTOR size_t kalsae_plain_hash_vector(const struct kalsae_plain *plain, size_t 
 #else
 
 int kalsae_plain_vector(void) { return 0; }
-size_t kalsae_plain_trust_vector(
-    const struct kalsae_plain *plain, const struct kalsae_peers *peers, size_t first, size_t end) {
-  (void)plain, (void)peers, (void)end;
-  return first;
-}
 size_t kalsae_plain_read_vector(const struct kalsae_plain *plain, size_t first, size_t end) {
   (void)plain, (void)end;
   return first;

@@ -28,4 +28,16 @@ VINLINE __m512i fold(__m512i sum) {
   sum = _mm512_add_epi64(_mm512_and_si512(sum, word), _mm512_srli_epi64(sum, 16));
   return _mm512_add_epi64(_mm512_and_si512(sum, word), _mm512_srli_epi64(sum, 16));
 }
+
+/// `kalsae_mix` of eight pairs of words: 64 by 64 bits in four multiplications of 32 by 32.
+VINLINE __m512i mix(__m512i a, __m512i b) {
+  a = _mm512_xor_si512(a, all(0x9e3779b97f4a7c15)), b = _mm512_xor_si512(b, all(0xe7037ed1a0b428db));
+  const __m512i a_high = high_half(a), b_high = high_half(b);
+  const __m512i low = _mm512_mul_epu32(a, b), high = _mm512_mul_epu32(a_high, b_high);
+  const __m512i one = _mm512_mul_epu32(a, b_high), other = _mm512_mul_epu32(a_high, b);
+  const __m512i middle = _mm512_add_epi64(high_half(low), _mm512_add_epi64(low_half(one), low_half(other)));
+  const __m512i carry = _mm512_add_epi64(high_half(middle), _mm512_add_epi64(high_half(one), high_half(other)));
+  const __m512i lower = _mm512_mask_mov_epi32(_mm512_slli_epi64(middle, 32), 0x5555, low);
+  return _mm512_xor_si512(lower, _mm512_add_epi64(high, carry));
+}
 #endif

@@ -93,8 +93,6 @@ size_t kalsae_plain_trust(const struct kalsae_plain *plain, const struct kalsae_
 /// not eight.
 size_t kalsae_plain_read_vector(const struct kalsae_plain *plain, size_t first, size_t end);
 size_t kalsae_plain_unwrap_vector(const struct kalsae_plain *plain, size_t first, size_t end);
-size_t kalsae_plain_trust_vector(
-    const struct kalsae_plain *plain, const struct kalsae_peers *peers, size_t first, size_t end);
 size_t kalsae_plain_hash_vector(const struct kalsae_plain *plain, size_t first, size_t end);
 
 /// Lists the `count` places from `first` on.
