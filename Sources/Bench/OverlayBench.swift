@@ -33,12 +33,12 @@ public enum OverlayBench {
     let offload = try FlowOffloader(node: "bench-\(getpid())", limit: 1024)
     defer { FlowOffloader.unload(node: offload.folder.node) }
     let (index, port) = enter(node, offload, isReceiving: bench.kind == .receive)
-    let packets = bench.packets(node, flows: 2, size: 64)
+    let packets = bench.packets(node, flows: 2, size: 64, Share())
     let source = MemoryPort(slots: 32)
-    node.lane[port: index] = source
+    node.path.lanes[0][port: index] = source
     node.path.setOffload(offload)
     for _ in 0..<16 { source.enqueue(packets.octets(0)) }
-    while node.lane.poll(index, at: .at(1_000_000_000_000)) > 0 {}
+    while node.path.lanes[0].poll(index, at: .at(1_000_000_000_000)) > 0 {}
     guard try offload.run(packets.octets(0), at: port).isCarried else {
       throw SocketBenchError(description: "\(bench.name): the kernel does not carry the flow")
     }

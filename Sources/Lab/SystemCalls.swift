@@ -162,7 +162,7 @@ func onThread<R>(inNamespaceOf path: String, _ body: () throws -> R) throws -> R
 }
 
 /// Runs `body` on a new thread of its own.
-func startThread(_ body: @escaping @Sendable () -> Void) throws {
+public func startThread(_ body: @escaping @Sendable () -> Void) throws {
   final class Call: Sendable {
     let run: @Sendable () -> Void
     init(_ run: @escaping @Sendable () -> Void) { self.run = run }

@@ -15,6 +15,16 @@ struct PipelineBenchTests {
     #expect(result.mpps > 0)
   }
 
+  @Test(
+    "Several workers share the flows and the tables, and what comes out of each passes the check",
+    arguments: ["vxlan-decap", "service-reply", "new-flow"])
+  func shared(_ name: String) throws {
+    let bench = try #require(PipelineCase.all.first { $0.name == name })
+    let result = try PipelineBench.run(bench, flows: 700, size: 64, workers: 3, windows: 2, milliseconds: 0)
+    #expect(result.workers == 3)
+    #expect(result.mpps > 0)
+  }
+
   /// A check that lets wrong packets pass is worth nothing: every bit of the output counts, but for what a sender may
   /// choose.
   @Test(

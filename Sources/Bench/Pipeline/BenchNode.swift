@@ -8,12 +8,13 @@ import Model
 /// The node `bench` has one pod, 10.244.0.2 and fd00:244::2; `peers` other nodes have a block each. Where there are
 /// services, each has endpoints on the other nodes; where there are policies, they select the pod.
 final class BenchNode {
-  let path = DataPath(flowLimit: 1 << 21)
+  let path: DataPath
   let compiler = NodeCompiler(node: "bench", derivesNeighbours: true)
   let pod: PortIndex
   let underlay: PortIndex
-  let podSink = SinkPort(name: "pod")
-  let underlaySink = SinkPort(name: "underlay")
+  /// Of each lane.
+  let podSinks: [SinkPort]
+  let underlaySinks: [SinkPort]
   let podMAC: MACAddress
   let shape: Shape
 
@@ -36,14 +37,16 @@ final class BenchNode {
   static let underlayMAC = MACAddress("02:00:00:00:00:01")!
   static let mtu = 65_535
 
-  var lane: Lane { path.lanes[0] }
-
-  init(_ shape: Shape) {
+  /// `workers`: the number of lanes.
+  init(_ shape: Shape, workers: Int = 1) {
     self.shape = shape
+    path = DataPath(workers: workers, flowLimit: 1 << 21)
+    podSinks = (0..<workers).map { _ in SinkPort(name: "pod") }
+    underlaySinks = (0..<workers).map { _ in SinkPort(name: "underlay") }
     let pod = BenchNode.pod
     podMAC = BenchNode.podMAC
     compiler.apply(Change.ordered(BenchNode.resources(shape, pod).map(Change.upsert)))
-    let (compiler, path, podSink, underlaySink) = (compiler, path, podSink, underlaySink)
+    let (compiler, path, podSinks, underlaySinks) = (compiler, path, podSinks, underlaySinks)
     (self.pod, underlay) = path.change { tables in
       let underlay = tables.addPort(
         PortDescription(name: "underlay", role: .underlay, mac: BenchNode.underlayMAC, mtu: BenchNode.mtu))
@@ -52,8 +55,10 @@ final class BenchNode {
       let port = tables.addPort(compiler.attachments[pod.key]!.portDescription(capabilities: []))
       compiler.setPort(port, for: pod.key)
       compiler.commit(to: &tables)
-      path.lanes[0][port: port] = podSink
-      path.lanes[0][port: underlay] = underlaySink
+      for (number, lane) in path.lanes.enumerated() {
+        lane[port: port] = podSinks[number]
+        lane[port: underlay] = underlaySinks[number]
+      }
       return (port, underlay)
     }
   }

@@ -1,5 +1,7 @@
 import Dataplane
 import Glibc
+import Lab
+import Synchronization
 
 /// What a case cost: nanoseconds a packet over several windows.
 public struct PipelineResult: Sendable, Codable {
@@ -7,6 +9,8 @@ public struct PipelineResult: Sendable, Codable {
   public var flows: Int
   /// Octets of the frame before any tunnel.
   public var size: Int
+  /// Threads, each with a lane and an equal share of the flows.
+  public var workers: Int
   public var nsMin: Double
   public var nsMedian: Double
   public var nsMax: Double
@@ -27,30 +31,53 @@ public enum PipelineBench {
   public static let batch = FrameBatch.standardCapacity
 
   /// Measures a case in `windows` windows of about `milliseconds` of pipeline time each, and checks what comes out before
-  /// and after.
+  /// and after. Several workers run at the same time, on the same tables; the time of a packet is then that between two
+  /// packets of all of them together.
   public static func run(
-    _ bench: PipelineCase, flows: Int, size: Int, windows: Int = 9, milliseconds: Int = 60
-  ) throws(BenchFailure) -> PipelineResult {
-    let rig = try PipelineRig(bench, flows: flows, size: size)
-    try rig.check()
+    _ bench: PipelineCase, flows: Int, size: Int, workers: Int = 1, windows: Int = 9, milliseconds: Int = 60
+  ) throws -> PipelineResult {
+    let node = BenchNode(bench.shape, workers: workers)
+    let rigs = try (0..<workers).map {
+      try PipelineRig(bench, flows: flows, size: size, node, Share(number: $0, count: workers))
+    }
+    for rig in rigs { try rig.check() }
     // Every flow has been entered when this is over, and memory touched.
-    _ = rig.window(rounds: rig.lap, nanoseconds: 0)
-    let counter = InstructionCounter()
+    for rig in rigs { _ = rig.window(rounds: rig.lap, nanoseconds: 0) }
+    let counter = workers == 1 ? InstructionCounter() : nil
     let before = counter?.value ?? 0
     var packets = 0
     var times: [Double] = []
     for _ in 0..<max(windows, 1) {
-      let window = rig.window(
-        rounds: rig.lap, nanoseconds: UInt64(milliseconds) * 1_000_000, counter)
-      packets += window.packets
-      times.append(Double(window.nanoseconds) / Double(max(window.packets, 1)))
+      let shares = try together(rigs, UInt64(milliseconds) * 1_000_000, counter)
+      packets += shares.reduce(0) { $0 + $1.packets }
+      times.append(1 / shares.reduce(0) { $0 + Double($1.packets) / Double(max($1.nanoseconds, 1)) })
     }
     let instructions = counter.map { Double($0.value - before) / Double(max(packets, 1)) }
-    try rig.check()
+    for rig in rigs { try rig.check() }
     times.sort()
     return PipelineResult(
-      case: bench.name, flows: flows, size: size, nsMin: times[0], nsMedian: times[times.count / 2],
+      case: bench.name, flows: flows, size: size, workers: workers, nsMin: times[0], nsMedian: times[times.count / 2],
       nsMax: times[times.count - 1], mpps: 1000 / times[0], instructions: instructions)
+  }
+
+  /// One window of each rig, at the same time where there are several.
+  private static func together(
+    _ rigs: [PipelineRig], _ nanoseconds: UInt64, _ counter: InstructionCounter?
+  ) throws -> [PipelineRig.Window] {
+    if rigs.count == 1 { return [rigs[0].window(rounds: rigs[0].lap, nanoseconds: nanoseconds, counter)] }
+    final class Windows: Sendable {
+      let list = Mutex<[PipelineRig.Window]>([])
+    }
+    let windows = Windows()
+    for rig in rigs {
+      try startThread {
+        let window = rig.window(rounds: rig.lap, nanoseconds: nanoseconds)
+        windows.list.withLock { $0.append(window) }
+      }
+    }
+    // A window ends by itself.
+    while windows.list.withLock({ $0.count }) < rigs.count { usleep(200) }
+    return windows.list.withLock { $0 }
   }
 
   /// Nanoseconds of the monotonic clock.
@@ -61,37 +88,53 @@ public enum PipelineBench {
   }
 }
 
-/// A case set up: the node, and the packets that are sent through it again and again.
-package final class PipelineRig {
+/// Which part of all flows a worker has: those whose numbers have the remainder `number` when divided by `count`.
+package struct Share: Sendable {
+  package var number = 0
+  package var count = 1
+  package init(number: Int = 0, count: Int = 1) { (self.number, self.count) = (number, count) }
+}
+
+/// A case set up for a lane of a node: the packets that are sent through it again and again. Used by one thread at a time.
+package final class PipelineRig: @unchecked Sendable {
   private let bench: PipelineCase
   private let node: BenchNode
   private let source: SourcePort
   private let port: PortIndex
+  private let lane: Lane
+  /// What leaves by the lane.
+  private let sinks: [SinkPort]
   /// The batches in which every flow has its turn at least once.
   let lap: Int
 
-  package init(_ bench: PipelineCase, flows: Int, size: Int) throws(BenchFailure) {
+  package convenience init(_ bench: PipelineCase, flows: Int, size: Int) throws(BenchFailure) {
+    try self.init(bench, flows: flows, size: size, BenchNode(bench.shape), Share())
+  }
+
+  init(_ bench: PipelineCase, flows: Int, size: Int, _ node: BenchNode, _ share: Share) throws(BenchFailure) {
     self.bench = bench
-    node = BenchNode(bench.shape)
+    self.node = node
+    lane = node.path.lanes[share.number]
+    let (podSink, underlaySink) = (node.podSinks[share.number], node.underlaySinks[share.number])
+    sinks = [podSink, underlaySink]
     node.path.change { tables in
       // Refusing is measured too: nothing must hold it back.
       tables.settings.icmpErrorRate = .max / 2_000_000_000
       tables.settings.icmpErrorBurst = tables.settings.icmpErrorRate
     }
-    var packets = bench.packets(node, flows: flows, size: size)
+    let flows = max(flows / share.count, 1)
+    var packets = bench.packets(node, flows: flows, size: size, share)
     port = bench.kind == .receive || bench.kind == .reply ? node.underlay : node.pod
-    if bench.kind == .reply { packets = try PipelineRig.answers(packets, node) }
-    source = SourcePort(
-      packets, batch: PipelineBench.batch, sink: port == node.pod ? node.podSink : node.underlaySink)
-    node.lane[port: port] = source
+    if bench.kind == .reply { packets = try PipelineRig.answers(packets, node, lane, podSink, underlaySink) }
+    source = SourcePort(packets, batch: PipelineBench.batch, sink: port == node.pod ? podSink : underlaySink)
+    lane[port: port] = source
     lap = max((flows + PipelineBench.batch - 1) / PipelineBench.batch, 16)
   }
 
   /// Takes at least `rounds` batches, and as many as need `nanoseconds`, through the pipeline. `counter` counts meanwhile.
   func window(
     rounds: Int, nanoseconds: UInt64, _ counter: InstructionCounter? = nil
-  ) -> (nanoseconds: UInt64, packets: Int) {
-    let lane = node.lane
+  ) -> Window {
     var spent: UInt64 = 0
     var done = 0
     while done < rounds || spent < nanoseconds {
@@ -108,7 +151,12 @@ package final class PipelineRig {
       counter?.stop()
       done += 1
     }
-    return (spent, done * PipelineBench.batch)
+    return Window(nanoseconds: spent, packets: done * PipelineBench.batch)
+  }
+
+  struct Window: Sendable {
+    var nanoseconds: UInt64
+    var packets: Int
   }
 
   /// Sends some batches and compares what comes out with what went in.
@@ -125,19 +173,19 @@ package final class PipelineRig {
 
   /// Takes a batch through the pipeline: what went in, and what came out.
   private func pass() -> (sent: [[UInt8]], received: [[UInt8]]) {
-    for sink in [node.podSink, node.underlaySink] { sink.isKeeping = true }
+    for sink in sinks { sink.isKeeping = true }
     source.refill(isWhole: true)
     let sent = source.current
-    _ = node.lane.poll(port, at: .at(1_000_000_000))
-    let received = node.podSink.takeKept() + node.underlaySink.takeKept()
-    for sink in [node.podSink, node.underlaySink] { sink.isKeeping = false }
+    _ = lane.poll(port, at: .at(1_000_000_000))
+    let received = sinks.flatMap { $0.takeKept() }
+    for sink in sinks { sink.isKeeping = false }
     return (sent, received)
   }
 
   private func checkBatch() throws(BenchFailure) {
     let (sent, received) = pass()
     guard received.count == sent.count else {
-      let drops = node.lane.withPipeline { $0.dropCounts(ports: 4) }
+      let drops = lane.withPipeline { $0.dropCounts(ports: 4) }
       throw BenchFailure(
         description: "\(bench.name): \(received.count) of \(sent.count) packets came out; drops: \(drops)")
     }
@@ -153,17 +201,19 @@ package final class PipelineRig {
   }
 
   /// The answers of endpoints to connections that the pod opened with `packets`.
-  private static func answers(_ packets: PacketSet, _ node: BenchNode) throws(BenchFailure) -> PacketSet {
-    let source = SourcePort(packets, batch: PipelineBench.batch, sink: node.podSink)
-    node.lane[port: node.pod] = source
-    node.underlaySink.isKeeping = true
+  private static func answers(
+    _ packets: PacketSet, _ node: BenchNode, _ lane: Lane, _ podSink: SinkPort, _ underlaySink: SinkPort
+  ) throws(BenchFailure) -> PacketSet {
+    let source = SourcePort(packets, batch: PipelineBench.batch, sink: podSink)
+    lane[port: node.pod] = source
+    underlaySink.isKeeping = true
     for _ in 0..<(packets.count + PipelineBench.batch - 1) / PipelineBench.batch {
       source.refill(isWhole: true)
-      _ = node.lane.poll(node.pod, at: .at(1_000_000_000))
+      _ = lane.poll(node.pod, at: .at(1_000_000_000))
     }
-    node.underlaySink.isKeeping = false
-    node.lane[port: node.pod] = node.podSink
-    let asked = node.underlaySink.takeKept()
+    underlaySink.isKeeping = false
+    lane[port: node.pod] = podSink
+    let asked = underlaySink.takeKept()
     guard asked.count >= packets.count else {
       throw BenchFailure(description: "only \(asked.count) of \(packets.count) connections were opened")
     }

@@ -61,25 +61,34 @@ public struct PipelineCase: Sendable {
   ]
 
   /// The packets of `flows` flows, in frames of `size` octets before any tunnel. Not for `reply`, whose packets are the
-  /// answers to others.
-  func packets(_ node: BenchNode, flows: Int, size: Int) -> PacketSet {
+  /// answers to others. `share`: which of
+  /// all flows they are.
+  func packets(_ node: BenchNode, flows: Int, size: Int, _ share: Share) -> PacketSet {
+    func number(_ flow: Int) -> Int { flow * share.count + share.number }
+    return packets(node, flows: flows, size: size, number)
+  }
+
+  private func packets(_ node: BenchNode, flows: Int, size: Int, _ number: (Int) -> Int) -> PacketSet {
     switch kind {
     case .arp: PacketSet(count: 1) { _ in Packets.arpRequest(from: node) }
     case .send:
-      PacketSet(count: flows) { flow in
-        Packets.udp(
+      PacketSet(count: flows) {
+        let flow = number($0)
+        return Packets.udp(
           pod(isIPv6), remote(flow), ports: ports(flow), size: size, sourceMAC: node.podMAC,
           destinationMAC: PodAttachment.hostMAC)
       }
     case .service, .newFlow, .reject, .reply:
-      PacketSet(count: flows) { flow in
-        Packets.udp(
+      PacketSet(count: flows) {
+        let flow = number($0)
+        return Packets.udp(
           pod(false), .v4(BenchNode.clusterIP(flow % shape.services)),
           ports: (UInt16(1024 + flow / shape.services % 64_000), 53), size: size, sourceMAC: node.podMAC,
           destinationMAC: PodAttachment.hostMAC)
       }
     case .receive:
-      PacketSet(count: flows) { flow in
+      PacketSet(count: flows) {
+        let flow = number($0)
         let inner = Packets.udp(
           remote(flow), pod(false), ports: ports(flow), size: size, sourceMAC: .zero, destinationMAC: .zero)
         return Packets.encapsulated(inner, shape.tunnel ?? .vxlan, from: flow % shape.peers)

@@ -41,6 +41,12 @@ struct PipelineBenchCommand: ParsableCommand {
       "Octets of the frames before any tunnel, separated by commas, such as 64,1500,64k.", valueName: "octets"))
   var size = "64"
 
+  @Option(
+    help: ArgumentHelp(
+      "Threads that share the flows, each with a lane of the data plane; the time is that between two packets of all.",
+      valueName: "n"))
+  var workers = 1
+
   @Option(help: ArgumentHelp("Windows that are measured.", valueName: "n"))
   var windows = 9
 
@@ -61,6 +67,7 @@ struct PipelineBenchCommand: ParsableCommand {
   }
 
   func validate() throws {
+    try requireNumber("--workers", workers, in: 1...64)
     try requireNumber("--windows", windows, in: 1...1000)
     try requireNumber("--milliseconds", milliseconds, in: 0...10_000)
   }
@@ -69,7 +76,7 @@ struct PipelineBenchCommand: ParsableCommand {
     let chosen = try selectedCases()
     var results: [PipelineResult] = []
     var progress = ProgressLine()
-    if output == .csv { try Standard.output("case,flows,size,nsMin,nsMedian,nsMax,mpps,instructions\n") }
+    if output == .csv { try Standard.output("case,flows,size,workers,nsMin,nsMedian,nsMax,mpps,instructions\n") }
     for bench in chosen {
       for flows in try numbers(flows, "--flows", 1...4_000_000) {
         for size in try numbers(size, "--size", 64...65_535) {
@@ -77,7 +84,7 @@ struct PipelineBenchCommand: ParsableCommand {
           let result: PipelineResult
           do {
             result = try PipelineBench.run(
-              bench, flows: flows, size: size, windows: windows, milliseconds: milliseconds)
+              bench, flows: flows, size: size, workers: workers, windows: windows, milliseconds: milliseconds)
           } catch {
             throw Failure(.difference, "bench: \(error)")
           }
@@ -109,7 +116,7 @@ struct PipelineBenchCommand: ParsableCommand {
   private func chart(_ results: [PipelineResult]) -> BarChart {
     let sizes = Set(results.map(\.size)).sorted()
     return BarChart(
-      title: "Kalsae's pipeline in memory, one core",
+      title: "Kalsae's pipeline in memory, \(workers == 1 ? "one core" : "\(workers) workers")",
       subtitle:
         "Frames of \(sizes.map(String.init).joined(separator: ", ")) octets, batches of \(PipelineBench.batch); "
         + "bar: the best of \(windows) windows, line: to the median",
@@ -150,18 +157,18 @@ struct PipelineBenchCommand: ParsableCommand {
   }
 
   private func csv(_ result: PipelineResult) -> String {
-    "\(result.case),\(result.flows),\(result.size),\(rounded(result.nsMin)),\(rounded(result.nsMedian)),"
-      + "\(rounded(result.nsMax)),\(rounded(result.mpps)),\(result.instructions.map(rounded) ?? "")"
+    "\(result.case),\(result.flows),\(result.size),\(result.workers),\(rounded(result.nsMin)),"
+      + "\(rounded(result.nsMedian)),\(rounded(result.nsMax)),\(rounded(result.mpps)),\(result.instructions.map(rounded) ?? "")"
   }
 
   private func table(_ results: [PipelineResult]) -> String {
     var table = TextTable([
-      "CASE", ">FLOWS", ">SIZE", ">NS MIN", ">NS MEDIAN", ">NS MAX", ">MPPS", ">INSTRUCTIONS",
+      "CASE", ">FLOWS", ">SIZE", ">WORKERS", ">NS MIN", ">NS MEDIAN", ">NS MAX", ">MPPS", ">INSTRUCTIONS",
     ])
     for result in results {
       table.add([
-        result.case, "\(result.flows)", "\(result.size)", rounded(result.nsMin), rounded(result.nsMedian),
-        rounded(result.nsMax), rounded(result.mpps), result.instructions.map(rounded) ?? "-",
+        result.case, "\(result.flows)", "\(result.size)", "\(result.workers)", rounded(result.nsMin),
+        rounded(result.nsMedian), rounded(result.nsMax), rounded(result.mpps), result.instructions.map(rounded) ?? "-",
       ])
     }
     return table.text
