@@ -100,7 +100,9 @@ let package = Package(
     .testTarget(
       name: "DataplaneTests", dependencies: ["Dataplane", "CDataplane", "Addresses", "Ports", "EBPF", "Lab"],
       swiftSettings: strict),
-    .testTarget(name: "PortsTests", dependencies: ["Dataplane", "Addresses", "Ports", "Lab"], swiftSettings: strict),
+    .testTarget(
+      name: "PortsTests", dependencies: ["CLinux", "Dataplane", "Addresses", "EBPF", "Ports", "Lab"],
+      swiftSettings: strict),
     .testTarget(
       name: "EBPFTests", dependencies: ["EBPF", "CEBPF", "Dataplane", "Addresses", "Lab", "Reference"],
       swiftSettings: strict),

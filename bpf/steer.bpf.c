@@ -58,10 +58,10 @@ struct {
   __type(value, __u32);
 } steer_targets SEC(".maps");
 
-/// The data plane's sockets, by queue.
+/// The data plane's sockets, by the place that the device has.
 struct {
   __uint(type, BPF_MAP_TYPE_XSKMAP);
-  __uint(max_entries, 64);
+  __uint(max_entries, 4096);
   __type(key, __u32);
   __type(value, __u32);
 } steer_sockets SEC(".maps");
@@ -159,11 +159,8 @@ static __always_inline bool is_ours6(const struct xdp_md *frame) {
   return !is_later && is_door(frame, offset, *found & ~KALSAE_STEER_LOCAL, next);
 }
 
-static __always_inline bool is_ours(const struct xdp_md *frame) {
-  __u32 interface = frame->ingress_ifindex;
-  __u32 *device = bpf_map_lookup_elem(&steer_devices, &interface);
-  if (!device) return false;
-  if (*device == KALSAE_STEER_ALL) return true;
+static __always_inline bool is_ours(const struct xdp_md *frame, __u32 kind) {
+  if (kind == KALSAE_STEER_ALL) return true;
   __u16 *type = part(frame, ETH_HLEN - 2, 2);
   if (!type) return false;
   switch (*type) {
@@ -183,11 +180,15 @@ static __always_inline bool is_ours(const struct xdp_md *frame) {
 }
 
 SEC("xdp") int steer(struct xdp_md *frame) {
-  if (!is_ours(frame)) {
+  __u32 interface = frame->ingress_ifindex;
+  __u32 *device = bpf_map_lookup_elem(&steer_devices, &interface);
+  if (!device || !is_ours(frame, *device & KALSAE_STEER_KIND)) {
     count(KALSAE_STEER_PASSED);
     return XDP_PASS;
   }
-  int verdict = (int)bpf_redirect_map(&steer_sockets, frame->rx_queue_index, XDP_PASS);
+  // Place 0 is nobody's.
+  __u32 place = frame->rx_queue_index ? 0 : *device >> KALSAE_STEER_PLACE;
+  int verdict = (int)bpf_redirect_map(&steer_sockets, place, XDP_PASS);
   count(verdict == XDP_REDIRECT ? KALSAE_STEER_TAKEN : KALSAE_STEER_NO_SOCKET);
   return verdict;
 }

@@ -6,6 +6,9 @@
 /// what the other maps say.
 #define KALSAE_STEER_ALL 1
 #define KALSAE_STEER_SHARED 2
+#define KALSAE_STEER_KIND 0xff
+/// Behind that, the place of the socket of its first queue in `steer_sockets`; 0: none.
+#define KALSAE_STEER_PLACE 8
 
 /// `steer_addresses`: which ports of an address are the data plane's: the number of a group in `steer_ports`, 0 for none;
 /// and whether tunnels end there.

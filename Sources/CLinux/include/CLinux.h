@@ -9,3 +9,4 @@
 #include "process_shim.h"
 #include "traffic_shim.h"
 #include "tunnel_shim.h"
+#include "xdp_shim.h"

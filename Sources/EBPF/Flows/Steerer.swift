@@ -43,7 +43,11 @@ public final class Steerer {
   private let ports: BPFMap<kalsae_steer_port_key, UInt32>
   private let protocols: BPFMap<UInt32, UInt64>
   private let targets: BPFMap<kalsae_address, UInt32>
+  private let sockets: BPFMap<UInt32, UInt32>
   private let counts: Descriptor
+  /// Where the sockets of devices are in `steer_sockets`.
+  private var places: [Int32: UInt32] = [:]
+  private var steering = Steering()
   /// What keeps the program at devices.
   private var links: [Int32: Descriptor] = [:]
 
@@ -81,6 +85,7 @@ public final class Steerer {
     ports = try BPFMap("steer_ports", object.map("steer_ports"))
     protocols = try BPFMap("steer_protocols", object.map("steer_protocols"))
     targets = try BPFMap("steer_targets", object.map("steer_targets"))
+    sockets = try BPFMap("steer_sockets", object.map("steer_sockets"))
     counts = try object.map("steer_counts")
     try set(steering)
   }
@@ -88,6 +93,7 @@ public final class Steerer {
   /// Brings the maps up to date. Ports are there before an address leads to them, and go after that; so each packet meets
   /// what was or what is.
   public func set(_ steering: Steering) throws(EBPFError) {
+    self.steering = steering
     let image = image(of: steering)
     let old = written
     let newPorts = image.ports.subtracting(old.ports).map(\.key)
@@ -114,8 +120,8 @@ public final class Steerer {
 
   private func image(of steering: Steering) -> Image {
     var image = Image()
-    for device in steering.sharedDevices { image.devices[UInt32(device)] = UInt32(KALSAE_STEER_SHARED) }
-    for device in steering.ownDevices { image.devices[UInt32(device)] = UInt32(KALSAE_STEER_ALL) }
+    for device in steering.sharedDevices { image.devices[UInt32(device)] = word(device, UInt32(KALSAE_STEER_SHARED)) }
+    for device in steering.ownDevices { image.devices[UInt32(device)] = word(device, UInt32(KALSAE_STEER_ALL)) }
     for number in steering.protocols { image.protocols[Int(number >> 6)] |= 1 << UInt64(number & 63) }
     image.prefixes = Set(steering.destinations)
     image.targets = Set(steering.targets)
@@ -153,6 +159,11 @@ public final class Steerer {
     return image
   }
 
+  /// What `steer_devices` says of a device.
+  private func word(_ device: Int32, _ kind: UInt32) -> UInt32 {
+    kind | (places[device] ?? 0) << UInt32(KALSAE_STEER_PLACE)
+  }
+
   /// The fewest prefixes that hold the ports of a range and no others.
   private static func prefixes(of range: ClosedRange<UInt16>, _ group: UInt32, _ transport: UInt8) -> [PortPrefix] {
     var list: [PortPrefix] = []
@@ -165,6 +176,24 @@ public final class Steerer {
       first += size
     }
     return list
+  }
+
+  /// Hands what is steered of a device to an AF_XDP socket, which is bound to the device's only queue; nil: to none any more.
+  /// A socket that is closed goes by itself.
+  public func setSocket(_ socket: Int32?, of interface: Int32) throws(EBPFError) {
+    if let socket {
+      let taken = Set(places.values)
+      guard let place = places[interface] ?? (1..<UInt32(sockets.limit)).first(where: { !taken.contains($0) }) else {
+        throw EBPFError("there are \(sockets.limit) sockets already")
+      }
+      try sockets.write([place], [UInt32(socket)])
+      places[interface] = place
+      try set(steering)
+    } else if let place = places.removeValue(forKey: interface) {
+      try set(steering)
+      // It may have gone with its socket.
+      try? sockets.remove([place])
+    }
   }
 
   /// Has the packets of a device of the caller's network namespace steered, until it is detached or the steerer goes; in
