@@ -31,6 +31,7 @@ extension Agent {
         noteChange()
       case .linkRemoved(let link):
         links[link.index] = nil
+        steered?.forget(link.index)
         refreshPort(of: link.index)
         noteChange()
       case .address(let address):

@@ -54,7 +54,10 @@ extension Agent {
       old.networkNamespace == attachment.networkNamespace, old.containerInterface == attachment.containerInterface,
       old.mac == attachment.mac || open.isVeth
     else { return false }
-    if open.isVeth { return links[open.interface]?.name == attachment.interface }
+    if open.isVeth {
+      return links[open.interface]?.name == attachment.interface
+        && !isWronglyPorted(open.interface, isSteered: open.port is XDPPort)
+    }
     return dataPath.change { _ in !open.port.isExhausted }
   }
 
@@ -75,16 +78,24 @@ extension Agent {
     // The host must not speak by the device: no new addresses of its own, and whatever comes in is the data plane's.
     try? netlink.disableIPv6Addresses(interface: link.index)
     let guardian = try IngressGuard(interface: link.index, classifier: .everything, netlink: netlink)
-    let port: AFPacketPort
-    if let inherited = inheritance.take(attachment.interface, .packet) {
+    let pod = attachment.pod
+    let port: any Port
+    if let steered = openSteered(link.index, "pod \(pod.namespace)/\(pod.name)", { try $0.openPod(link.index) }) {
+      port = steered
+    } else if let inherited = inheritance.take(attachment.interface, .packet) {
       port = try AFPacketPort(adopting: inherited)
     } else {
       port = try spares.open(interface: link.index)
       prepareSpares()
     }
     if !link.isUp { try netlink.setUp(true, interface: link.index) }
-    let index = try add(port, attachment)
-    return PodPort(attachment: attachment, index: index, port: port, interface: link.index, guardian: guardian)
+    do {
+      let index = try add(port, attachment)
+      return PodPort(attachment: attachment, index: index, port: port, interface: link.index, guardian: guardian)
+    } catch {
+      if port is XDPPort { steered?.close(link.index) }
+      throw error
+    }
   }
 
   /// Has sockets prepared for pods to come, where they are missing.
@@ -106,8 +117,11 @@ extension Agent {
   /// Begins to prepare the sockets of all devices that are there to be opened, so that the kernel is waited for once and
   /// not for each.
   func prepareSockets() {
-    let names = Set(
-      compiler.attachments.values.filter { $0.type == .veth && !inheritance.has($0.interface) }.map(\.interface))
+    let names =
+      compiler.settings.ports == .afXDP
+      ? []
+      : Set(
+        compiler.attachments.values.filter { $0.type == .veth && !inheritance.has($0.interface) }.map(\.interface))
     let devices = links.values.filter { names.contains($0.name) }
     if let mtu = devices.map(\.mtu).max() { spares = PacketSpares(mtu: mtu, limit: Agent.sparesKept) }
     prepare(spares, spares.reserve(expected: devices.count))
@@ -182,6 +196,7 @@ extension Agent {
   func close(pod key: ObjectKey, isGone: Bool) {
     guard let open = pods.removeValue(forKey: key) else { return }
     if open.isVeth { leaveOffload(open.interface) }
+    if open.port is XDPPort { steered?.close(open.interface) }
     compiler.setPort(nil, for: key)
     dataPath.change { tables in
       compiler.commit(to: &tables)

@@ -9,7 +9,10 @@ import Ports
 /// The port to the other nodes, as it is open.
 struct UnderlayPort {
   var index: PortIndex
+  /// The packet socket.
   var port: AFPacketPort
+  /// What is in front of it, where packets come by AF_XDP.
+  var xdp: XDPPort?
   var guardian: IngressGuard
   var classifier: PacketClassifier
   var takesQueryReplies = false
@@ -28,6 +31,7 @@ extension Agent {
     if let open = underlay,
       open.port.interfaceIndex != link.index || open.port.mac != link.mac
         || open.tunnelOffload != compiler.settings.tunnelOffload
+        || isWronglyPorted(link.index, isSteered: open.xdp != nil)
     {
       closeUnderlay()
     }
@@ -112,26 +116,29 @@ extension Agent {
       underlaySpare = nil
       port = try spares.open(interface: link.index, filter: filter)
     }
+    let xdp = openSteered(link.index, "underlay") { try $0.openUnderlay(port, classifier) }
     let index = try dataPath.change { tables in
       let index = tables.addPort(describe(port, mtu: link.mtu))
-      do { try worker.add(port, at: index) } catch {
+      do { try worker.add(xdp ?? port, at: index) } catch {
         tables.removePort(index)
         throw error
       }
       return index
     }
     underlay = UnderlayPort(
-      index: index, port: port, guardian: guardian, classifier: classifier,
+      index: index, port: port, xdp: xdp, guardian: guardian, classifier: classifier,
       takesQueryReplies: compiler.masqueradesOutgoing, tunnelOffload: options.finishesTunnels)
     loosenReversePath(of: link.name)
     readNeighbours()
     if let refusal = port.tunnelRefusal { log.notice("underlay: \(refusal)") }
-    log.info("underlay: \(link.name), \(link.mac?.description ?? "?"), MTU \(link.mtu)")
+    log.info(
+      "underlay: \(link.name), \(link.mac?.description ?? "?"), MTU \(link.mtu)\(xdp == nil ? "" : ", by AF_XDP")")
   }
 
   func closeUnderlay() {
     guard let open = underlay else { return }
     leaveOffload(open.port.interfaceIndex)
+    if open.xdp != nil { steered?.close(open.port.interfaceIndex) }
     underlay = nil
     compiler.setUnderlay(nil)
     dataPath.change { tables in
@@ -164,6 +171,7 @@ extension Agent {
       let filter = try socketFilter(wanted)
       try open.guardian.update(wanted)
       try setUnderlayFilter(open.port, filter)
+      if open.xdp != nil { try steered?.set(wanted) }
       open.classifier = wanted
       open.takesQueryReplies = compiler.masqueradesOutgoing
       underlay = open
@@ -199,7 +207,7 @@ extension Agent {
   func refreshPort(of interface: Int32) {
     let port: (any Port)? =
       if let open = underlay, open.port.interfaceIndex == interface {
-        open.port
+        open.xdp ?? open.port
       } else if let host, host.port.interfaceIndex == interface {
         host.port
       } else {
@@ -209,6 +217,7 @@ extension Agent {
     dataPath.change { _ in
       (port as? AFPacketPort)?.refresh()
       (port as? TAPPort)?.refresh()
+      (port as? XDPPort)?.refresh()
     }
   }
 }

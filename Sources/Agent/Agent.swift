@@ -77,6 +77,10 @@ public final class Agent {
   var sockets: SocketServices?
   /// Has the kernel leave packets to services to this agent.
   var lease: PacketBalancer.Lease?
+  /// The devices whose packets come by AF_XDP, where that is wanted.
+  var steered: SteeredDevices?
+  /// Why there are none although they are wanted.
+  var steeringRefusal: String?
   /// What carries flows in the kernel, where that is wanted.
   var offload: FlowOffloader?
   /// Why the kernel cannot carry flows; nil: it can.
@@ -310,9 +314,11 @@ public final class Agent {
     // Ports give facts that change what is compiled; more than a few turns would be a mistake.
     for _ in 0..<8 {
       dataPath.change { compiler.commit(to: &$0) }
+      settleSteering()
       if settleUnderlay() || settleHost() { continue }
       if !settlePods() { break }
     }
+    leaveSteering()
     refreshDoors()
     settleSockets()
     settleClassifier()
@@ -371,6 +377,7 @@ public final class Agent {
     if exitSignal != 0 { saveWaiting() }
     for key in Array(pods.keys) { close(pod: key, isGone: false) }
     closeUnderlay()
+    steered = nil
     closeHost()
     for (name, value) in restore.reversed() { Sysctl.write(value, to: name) }
     server?.close()

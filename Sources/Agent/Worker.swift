@@ -14,10 +14,21 @@ final class Worker: @unchecked Sendable {
   /// Whether to look again and again instead of sleeping.
   let busyPoll = Atomic(false)
   private let processor: Int32?
+  /// The ports whose packets the worker fetches while there is work, and how often that has changed.
+  private let fetched = Mutex<[Fetched]>([])
+  private struct Fetched: Sendable {
+    var index: PortIndex
+    /// Not the port itself: it takes long to close, and so must not be the worker's last.
+    var bundling: Bundling
+    var lastWork: UInt64 = 0
+  }
+  private let fetchedVersion = Atomic(0)
   private let onRequests: @Sendable ([ControlRequest]) -> Void
 
   /// How long to look on after work before sleeping: waking a sleeping processor costs as much.
   private static let spin: UInt64 = 50_000
+  /// How long a port's packets are fetched after the last one; then they are waited for again.
+  private static let fetching: UInt64 = 200_000
   /// How often time passes in the pipeline: while packets come or are held, and else.
   private static let shortTick: UInt64 = 10_000_000
   private static let longTick: UInt64 = 100_000_000
@@ -35,14 +46,31 @@ final class Worker: @unchecked Sendable {
 
   /// Watches a port. Inside `DataPath.change`.
   func add(_ port: any Port, at index: PortIndex) throws(PortError) {
-    if let descriptor = port.descriptor { try poller.add(descriptor, port: index) }
+    let descriptors = Worker.descriptors(of: port)
+    for (number, descriptor) in descriptors.enumerated() {
+      do throws(PortError) { try poller.add(descriptor, port: index) } catch {
+        for added in descriptors[..<number] { poller.remove(added) }
+        throw error
+      }
+    }
+    if let port = port as? XDPPort { changeFetched { $0.append(Fetched(index: index, bundling: port.bundling)) } }
     lane[port: index] = port
   }
 
   /// Lets go of a port. Inside `DataPath.change`.
   func remove(_ index: PortIndex) {
-    if let descriptor = lane[port: index]?.descriptor { poller.remove(descriptor) }
+    if let port = lane[port: index] { for descriptor in Worker.descriptors(of: port) { poller.remove(descriptor) } }
+    changeFetched { $0.removeAll { $0.index == index } }
     lane[port: index] = nil
+  }
+
+  private static func descriptors(of port: any Port) -> [Int32] {
+    [port.descriptor, (port as? XDPPort)?.behind?.descriptor].compactMap { $0 }
+  }
+
+  private func changeFetched(_ body: (inout [Fetched]) -> Void) {
+    fetched.withLock { body(&$0) }
+    fetchedVersion.wrappingAdd(1, ordering: .releasing)
   }
 
   func start() throws {
@@ -72,19 +100,42 @@ final class Worker: @unchecked Sendable {
     var lastWork = now
     var lastTick: UInt64 = 0
     var isHolding = false
+    var ports: [Fetched] = []
+    var isModerated = false
+    var version = 0
     while !isStopping.load(ordering: .acquiring) {
       let isBusy = busyPoll.load(ordering: .relaxed)
       let idle = now &- lastWork
-      let wait: Int64 = isBusy || idle < Worker.spin ? 0 : Int64(isHolding ? Worker.shortTick : Worker.longTick)
+      let spins = isBusy || idle < Worker.spin && !isModerated
+      let wait: Int64 = spins ? 0 : Int64(isHolding ? Worker.shortTick : Worker.longTick)
       let ready = poller.wait(nanoseconds: wait)
       now = kalsae_monotonic()
       var worked = 0
+      let newVersion = fetchedVersion.load(ordering: .acquiring)
+      if newVersion != version {
+        version = newVersion
+        ports = fetched.withLock { $0 }
+      }
+      isModerated = false
+      for position in ports.indices where isBusy || now &- ports[position].lastWork < Worker.fetching {
+        let count = lane.poll(ports[position].index, at: .at(now))
+        if count > 0 { ports[position].lastWork = now }
+        worked += count
+        isModerated = isModerated || ports[position].bundling.isOn
+      }
       // One batch a turn: while a port is read, the rings of the others fill, which are as long as a few batches.
-      for position in 0..<ready { worked += lane.poll(poller.ready(position), at: .at(now)) }
+      for position in 0..<ready {
+        let index = poller.ready(position)
+        let count = lane.poll(index, at: .at(now))
+        if count > 0, let place = ports.firstIndex(where: { $0.index == index }) { ports[place].lastWork = now }
+        worked += count
+      }
       if worked > 0 {
         lastWork = now
       } else if wait == 0 {
-        kalsae_pause()
+        // Whoever else wants the processor, often the one who would answer, has it first; a worker that never sleeps has
+        // its own.
+        if isBusy { kalsae_pause() } else { sched_yield() }
       }
       // A wait that ended early was woken: something changed that held packets may have waited for.
       let isWoken = wait > 0 && ready == 0

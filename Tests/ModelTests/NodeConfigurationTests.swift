@@ -23,6 +23,7 @@ import Testing
       #expect(settings.tunnelOffload)
       #expect(settings.dscpMode == .uniform && settings.ttlMode == .pipe && settings.ttl == 64)
       #expect(settings.mtu == nil && settings.sourceCheck && settings.workers == 1 && !settings.busyPoll)
+      #expect(settings.ports == .afPacket && settings.xdpFrames == 32768)
       #expect(settings.ebpf == .auto && settings.ebpfHooks == [.overlay])
       #expect(settings.loadBalancerMode == .snat)
       #expect(settings.flowTimeouts.tcpEstablished == .seconds(86400))
@@ -75,6 +76,8 @@ import Testing
       icmpErrorBurst: 6
       pathMTUTimeout: 5m
       fragmentTimeout: 60
+      ports: af_xdp
+      xdpFrames: 8192
       workers: 2
       busyPoll: true
       ebpf: auto
@@ -102,6 +105,7 @@ import Testing
     #expect(!settings.sourceCheck && settings.icmpErrorRate == 0 && settings.icmpErrorBurst == 6)
     #expect(settings.pathMTUTimeout == .seconds(300) && settings.fragmentTimeout == .seconds(60))
     #expect(settings.workers == 2 && settings.busyPoll && settings.flowTableSize == 1024)
+    #expect(settings.ports == .afXDP && settings.xdpFrames == 8192)
     #expect(settings.ebpf == .auto && settings.ebpfHooks == [.connect4, .getpeername4])
     #expect(settings.loadBalancerMode == .dsr)
     let timeouts = settings.flowTimeouts
@@ -204,6 +208,7 @@ import Testing
       ("metricsBindAddress: 127.0.0.1:0", "such as 0.0.0.0:10249, or \"\" for no server, found \"127.0.0.1:0\""),
       ("underlayInterface: ''", "is not a valid interface name"), ("busyPoll: 1", "expected true or false"),
       ("ebpf: 'on'", "expected one of auto, off, required"), ("ebpfHooks: [connect5]", "expected one of connect4"),
+      ("ports: xdp", "expected one of af_packet, af_xdp"), ("xdpFrames: 100", "from 8192 to 131072"),
       ("workers: .inf", "1 to 64"), ("workers: .nan", "1 to 64"), ("workers: 1e400", "1 to 64"),
     ])
   func refused(text: String, message: String) throws {

@@ -70,7 +70,7 @@ extension Agent {
   private var openPorts: [(index: PortIndex, port: any Port, pod: ObjectKey?)] {
     var list: [(index: PortIndex, port: any Port, pod: ObjectKey?)] = []
     if let host { list.append((host.index, host.port, nil)) }
-    if let underlay { list.append((underlay.index, underlay.port, nil)) }
+    if let underlay { list.append((underlay.index, underlay.xdp ?? underlay.port, nil)) }
     list += pods.map { ($0.value.index, $0.value.port, $0.key) }
     return list.sorted { $0.index.rawValue < $1.index.rawValue }
   }
@@ -100,7 +100,8 @@ extension Agent {
           return sum
         }
         return PortView(
-          index: Int(index.rawValue), name: description.name, role: "\(description.role)", state: state(of: port),
+          index: Int(index.rawValue), name: description.name, role: "\(description.role)", kind: port.kindName,
+          state: state(of: port),
           pod: pod.map { "\($0.namespace)/\($0.name)" }, mac: "\(description.mac)",
           peerMAC: description.peerMAC?.description, mtu: description.mtu, receivedPackets: statistics.receivedFrames,
           receivedOctets: statistics.receivedOctets, sentPackets: statistics.sentFrames,
@@ -113,6 +114,7 @@ extension Agent {
   private func state(of port: any Port) -> String {
     if let packet = port as? AFPacketPort { return "\(packet.state)" }
     if let tap = port as? TAPPort { return "\(tap.state)" }
+    if let xdp = port as? XDPPort { return "\(xdp.state)" }
     return port.isExhausted ? "removed" : "up"
   }
 

@@ -80,6 +80,8 @@ public struct PortView: Codable, Sendable {
   public var index: Int
   public var name: String
   public var role: String
+  /// How packets come and go: af_packet, af_xdp (the kernel copies each once) or af_xdp-zc (it copies none), tap.
+  public var kind: String
   public var state: String
   /// The pod that it belongs to, as namespace/name.
   public var pod: String?

@@ -15,7 +15,8 @@ extension Agent {
     let settings = compiler.settings
     // What was loaded without an agent: this one decides policy itself.
     if PolicyEnforcer.unload(node: configuration.node) { log.info("ebpf policy: taken out of the kernel") }
-    guard settings.ebpf != .off, settings.ebpfHooks.contains(.overlay) else {
+    // What comes by AF_XDP has passed before its programs could see it.
+    guard settings.ebpf != .off, settings.ebpfHooks.contains(.overlay), steered == nil else {
       closeOffload()
       return clearTrouble(Agent.offloadSubject)
     }

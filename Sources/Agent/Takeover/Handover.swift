@@ -96,6 +96,9 @@ extension Agent {
     spares.close()
     worker.stop()
     pauseOffload()
+    // The other one puts its own programs there; its packet socket is the same.
+    for open in pods.values where open.port is XDPPort { steered?.close(open.interface) }
+    if let underlay, underlay.xdp != nil { steered?.close(underlay.port.interfaceIndex) }
     var view = HandoverView(names: [], ports: [], restore: restore.map { [$0.name, $0.value] })
     var flows: [UInt8] = []
     dataPath.change { tables in

@@ -1,6 +1,7 @@
 import CLinux
 import Dataplane
 import Glibc
+import Ports
 import Synchronization
 
 /// What `/metrics` says (KP-54, KP-55): what the control side has noted, and the counters of the data path as they are.
@@ -131,7 +132,9 @@ final class MetricsBoard: Sendable {
     {
       tables in
       let ports = facts.ports.compactMap { entry in
-        lane[port: entry.index].map { (name: entry.name, statistics: $0.statistics) }
+        lane[port: entry.index].map {
+          (name: entry.name, statistics: $0.statistics, kind: $0.kindName, xdp: ($0 as? XDPPort)?.counters)
+        }
       }
       return lane.withPipeline { pipeline in
         (
@@ -175,6 +178,27 @@ final class MetricsBoard: Sendable {
     ] as [(String, String, (PortStatistics) -> UInt64)] {
       text.begin("kalsae_port_\(name)_total", .counter, help)
       for port in ports { text.sample("kalsae_port_\(name)_total", ["port": port.name], value(port.statistics)) }
+    }
+    text.begin("kalsae_port_info", .gauge, "How packets come and go, by port.")
+    for port in ports { text.sample("kalsae_port_info", ["port": port.name, "kind": port.kind], 1) }
+    let steered = ports.compactMap { port in port.xdp.map { (name: port.name, counters: $0) } }
+    for (name, help, value) in [
+      (
+        "receive_dropped", "Packets that found no room, or were too long.",
+        { (c: XDPPort.Counters) in c.receiveDropped }
+      ),
+      ("receive_ring_full", "Packets that found the receive ring full.", { $0.receiveRingFull }),
+      ("fill_ring_empty", "How often the kernel found the fill ring empty.", { $0.fillRingEmpty }),
+      (
+        "invalid_descriptors", "Entries of the rings that the kernel refused.",
+        { $0.invalidReceive + $0.invalidTransmit }
+      ),
+      ("finished_checksums", "Packets whose checksum was finished on their way in.", { $0.finishedChecksums }),
+      ("sent_in_place", "Packets that were sent from where they had come in.", { $0.sentInPlace }),
+      ("sent_copies", "Packets that were copied to be sent.", { $0.sentCopies }),
+    ] as [(String, String, (XDPPort.Counters) -> UInt64)] where !steered.isEmpty {
+      text.begin("kalsae_xdp_\(name)_total", .counter, help)
+      for port in steered { text.sample("kalsae_xdp_\(name)_total", ["port": port.name], value(port.counters)) }
     }
   }
 

@@ -15,7 +15,8 @@ extension NodeConfiguration.Spec {
     "neighbors", "tunnelIPFamily", "vxlanPort", "vxlanVNI", "genevePort", "geneveVNI", "greKey", "greChecksum",
     "greSequence", "udpTunnelChecksum", "tunnelOffload", "dscpMode", "dscp", "ttlMode", "ttl", "sourceCheck",
     "icmpErrorRate",
-    "icmpErrorBurst", "pathMTUTimeout", "fragmentTimeout", "workers", "busyPoll", "flowTableSize", "flowTimeouts",
+    "icmpErrorBurst", "pathMTUTimeout", "fragmentTimeout", "ports", "xdpFrames", "workers", "busyPoll", "flowTableSize",
+    "flowTimeouts",
     "ebpf", "ebpfHooks", "loadBalancerMode",
   ]
 
@@ -58,6 +59,8 @@ extension NodeConfiguration.Spec {
     pathMTUTimeout = spec["pathMTUTimeout"].duration(in: .seconds(300)...limit)
     fragmentTimeout = spec["fragmentTimeout"].duration(in: .seconds(1)...(.seconds(120)))
 
+    ports = spec["ports"].choice(PortTechnique.self)
+    xdpFrames = spec["xdpFrames"].int(in: 8192...(1 << 17))
     workers = spec["workers"].int(in: 1...64)
     busyPoll = spec["busyPoll"].bool()
     flowTableSize = spec["flowTableSize"].int(in: 1024...(1 << 26))

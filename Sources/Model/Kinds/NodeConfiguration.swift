@@ -58,6 +58,8 @@ public struct NodeConfiguration: KubernetesObject {
     public var pathMTUTimeout: Duration?
     public var fragmentTimeout: Duration?
 
+    public var ports: PortTechnique?
+    public var xdpFrames: Int?
     public var workers: Int?
     public var busyPoll: Bool?
     public var flowTableSize: Int?
@@ -110,6 +112,14 @@ public enum HeaderFieldMode: String, Sendable, Hashable, CaseIterable {
   case uniform
   /// The inner packet keeps its own; the outer one has the configured value.
   case pipe
+}
+
+/// How packets get from veth pairs and the underlay's device to the data plane and back.
+public enum PortTechnique: String, Sendable, Hashable, CaseIterable {
+  /// Packet sockets: super-frames pass whole.
+  case afPacket = "af_packet"
+  /// AF_XDP sockets: single frames, for small packets.
+  case afXDP = "af_xdp"
 }
 
 /// Whether programs in the kernel translate connections to services at the socket, and carry established flows.

@@ -90,6 +90,13 @@ public struct NodeSettings: Sendable, Equatable {
 
   // MARK: Resources
 
+  /// How packets get to the data plane and back. `af_xdp` carries more small packets, and less TCP: a pod whose device has it
+  /// sends no super-frames. Where the kernel or the device cannot, `af_packet` stands in, and the log says why. Default
+  /// af_packet.
+  public var ports: PortTechnique
+  /// The frames for which AF_XDP has memory, 8192 to 131,072, of 2 KiB each with an MTU of up to 1,688, else of 4 KiB. The
+  /// underlay's port takes 4096, a pod's 2048. Default 32,768.
+  public var xdpFrames: Int
   /// The number of packet threads, 1 to 64. Default 1.
   public var workers: Int
   /// Whether packet threads poll without sleeping: lower latency for a whole core each. Default false.
@@ -168,6 +175,8 @@ public struct NodeSettings: Sendable, Equatable {
     icmpErrorBurst = given(\.icmpErrorBurst) ?? 50
     pathMTUTimeout = given(\.pathMTUTimeout) ?? .seconds(600)
     fragmentTimeout = given(\.fragmentTimeout) ?? .seconds(30)
+    ports = given(\.ports) ?? .afPacket
+    xdpFrames = given(\.xdpFrames) ?? 1 << 15
     workers = given(\.workers) ?? 1
     busyPoll = given(\.busyPoll) ?? false
     flowTableSize = given(\.flowTableSize) ?? 1 << 18

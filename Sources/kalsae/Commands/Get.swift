@@ -104,11 +104,11 @@ extension Kalsae {
 
     private static func table(_ ports: [PortView], _ isWide: Bool) -> String {
       var table = TextTable(
-        ["PORT", "ROLE", "STATE", "POD", ">MTU", ">RX", ">TX", ">DROPS", ">RINGFULL", ">ERRORS"]
+        ["PORT", "ROLE", "KIND", "STATE", "POD", ">MTU", ">RX", ">TX", ">DROPS", ">RINGFULL", ">ERRORS"]
           + (isWide ? [">RXOCTETS", ">TXOCTETS", "MAC", "PEER"] : []))
       for port in ports {
         let few = [
-          port.name, port.role, port.state, port.pod ?? "-", "\(port.mtu)", short(port.receivedPackets),
+          port.name, port.role, port.kind, port.state, port.pod ?? "-", "\(port.mtu)", short(port.receivedPackets),
           short(port.sentPackets), short(port.drops), short(port.kernelDrops),
           short(port.receiveErrors + port.sendErrors),
         ]
