@@ -69,6 +69,28 @@ struct XDPAgentTests {
     for node in test.cluster.nodes { #expect(try steered(node) == 0) }
   }
 
+  @Test("an agent that takes over puts its own ports in the place of the other's")
+  func takeover() throws {
+    let test = try TestCluster("xdptake", XDPAgentTests.plans, offload: true)
+    defer { test.lab.cleanUp() }
+    try test.cluster.configureNodes("ports: af_xdp")
+    let agents = try test.start()
+    try test.cluster.setMode(.vxlan)
+    let log = try test.path("second.log")
+    let second = try test.a.namespace.spawn(
+      [
+        try builtProgram("kalsae"), "run", "--state", test.cluster.state, "--node", test.a.name, "--socket",
+        test.cluster.socket(of: test.a), "--data", test.cluster.data(of: test.a), "--takeover",
+      ], log: log)
+    try waitUntil("the first agent to end") { !agents[0].isRunning }
+    try waitUntil("the second one's ports") { (try? kinds(test, test.a)).map { $0 == (2, 0) } ?? false }
+    #expect(try steered(test.a) == 2)
+    let (from, to) = (test.a.pods[0], test.b.pods[0])
+    #expect(try from.namespace.ping("\(to.ipv4)", count: 3, interval: .milliseconds(20)).isComplete)
+    _ = second.terminate()
+    #expect(try steered(test.a) == 0)
+  }
+
   @Test("where a device cannot, the packet socket stands in, and the log says why and what helps")
   func refused() throws {
     let test = try TestCluster("xdpnot", [.init("a", pods: [.veth]), .init("b", pods: [.veth])], offload: true)

@@ -15,10 +15,12 @@ final class LiveSubject {
   /// The programs that move packets; none where the kernel does.
   let daemons: [Child]
   private let forwarder: PortForwarder?
+  private var steered: SteeredPorts?
 
   init(
     _ name: String, _ lab: Lab, pods: [(namespace: Namespace, address: IPv4Address)],
-    targets: (tcp: IPv4Address, udp: IPv4Address)? = nil, daemons: [Child] = [], forwarder: PortForwarder? = nil
+    targets: (tcp: IPv4Address, udp: IPv4Address)? = nil, daemons: [Child] = [], forwarder: PortForwarder? = nil,
+    steered: SteeredPorts? = nil
   ) {
     self.name = name
     self.lab = lab
@@ -26,11 +28,13 @@ final class LiveSubject {
     self.targets = targets ?? (pods[1].address, pods[1].address)
     self.daemons = daemons
     self.forwarder = forwarder
+    self.steered = steered
   }
 
   /// Takes everything away.
   func tearDown() {
     forwarder?.stop()
+    steered = nil
     lab.cleanUp()
   }
 }
@@ -54,12 +58,13 @@ enum LiveKind: Equatable {
     /// AF_PACKET, with super-frames in the socket's queue, as agents have it; or in the ring.
     case packetQueue, packetRing
     case tap
+    case xdp
   }
 
   /// What `kalsae bench ports` measures, by name.
   static let ports: [(name: String, kind: LiveKind)] = [
     ("veth", .veth), ("kernel-route", .kernel(tunnel: nil)), ("packet-queue", .ports(.packetQueue)),
-    ("packet-ring", .ports(.packetRing)), ("tap", .ports(.tap)),
+    ("packet-ring", .ports(.packetRing)), ("tap", .ports(.tap)), ("xdp", .ports(.xdp)),
   ]
 
   /// All that `kalsae bench live` knows, by name, in the order of the table.
@@ -78,6 +83,7 @@ enum LiveKind: Equatable {
       ("kalsae-kernel-vxlan-ebpf", .kalsaeToKernel(settings: offloading)),
       ("kalsae-vxlan-tap", .kalsae(.vxlan, .tap)),
       ("kalsae-vxlan-cut", .kalsae(.vxlan, .veth, settings: ["tunnelOffload: false"] + userSpace)),
+      ("kalsae-vxlan-xdp", .kalsae(.vxlan, .veth, settings: ["ports: af_xdp"] + userSpace)),
       ("kalsae-vxlan-poll", .kalsae(.vxlan, .veth, settings: [polling] + userSpace)),
       ("service-nftables", .kernel(tunnel: "vxlan", toServices: true)),
       ("service-kalsae", .kalsae(.vxlan, .veth, settings: userSpace, toServices: true)),
@@ -154,6 +160,7 @@ enum LiveKind: Equatable {
     let pods = [try lab.namespace("a"), try lab.namespace("b")]
     let addresses = [IPv4Address(10, 244, 0, 2), IPv4Address(10, 244, 1, 2)]
     var ports: [any Port] = []
+    var steered: SteeredPorts?
     if case .tap = kind {
       for (pod, address) in zip(pods, addresses) {
         var options = TAPPort.Options()
@@ -167,14 +174,15 @@ enum LiveKind: Equatable {
       var options = AFPacketPort.Options.pod
       options.namespace = middle.path
       if case .packetRing = kind { options.superFrames = .ring }
+      steered = kind == .xdp ? try SteeredPorts(middle) : nil
       for (number, pod) in pods.enumerated() {
         try lab.veth(Endpoint(pod, "eth0", addresses: ["\(addresses[number])/16"]), Endpoint(middle, "f\(number)"))
-        ports.append(try AFPacketPort(interface: "f\(number)", options: options))
+        ports.append(try steered?.open("f\(number)") ?? AFPacketPort(interface: "f\(number)", options: options))
       }
     }
     return LiveSubject(
       name, lab, pods: Array(zip(pods, addresses)).map { ($0.0, $0.1) },
-      forwarder: try PortForwarder(ports[0], ports[1]))
+      forwarder: try PortForwarder(ports[0], ports[1]), steered: steered)
   }
 
   /// Two nodes that forward, a pod on each, as a simple CNI plugin sets them up.
