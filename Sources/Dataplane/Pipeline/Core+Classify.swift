@@ -9,21 +9,54 @@ struct Decision {
 }
 
 /// What was decided about a new flow.
-struct Judgement {
-  var decision: Decision
+struct Judgement: BitwiseCopyable {
+  var decision = Decision(hop: 0, route: 0, zone: Zone(rawValue: 0))
   /// The endpoint of a service; 0: none.
   var backend: BackendIndex = 0
-  /// The node's address, where connections seem to come from it.
-  var masquerade: IPAddress?
   /// The pods whose policies were asked; 0: none.
   var sourcePod: UInt32 = 0
   var destinationPod: UInt32 = 0
+  /// The route of the answers.
+  var replyRoute: RouteIndex = 0
+  /// Whether connections seem to come from the node.
+  var masquerades = false
+}
+
+/// What first packets from one address that came in by one port have in common: many of a batch are of one sender. Good as
+/// long as neither port nor tables change.
+struct Sender: BitwiseCopyable {
+  fileprivate var address = IPAddress.v4(IPv4Address(rawValue: 0))
+  fileprivate var isKnown = false
+  /// Whether it is masqueraded on its way out of all pools (NODE-8).
+  fileprivate var isHidden = false
+  /// Whether it is no pod of the cluster, or is to be treated as if it were none (KP-34).
+  private(set) var isForeign = false
+  /// The pod whose policies it is subject to; 0: none.
+  fileprivate var pod: UInt32 = 0
+  /// The route of the answers.
+  fileprivate var route: RouteIndex = 0
+
+  init() {}
+
+  /// A sender that may send.
+  @inline(never)
+  fileprivate init(_ address: IPAddress, _ tables: borrowing Tables) {
+    self.address = address
+    isKnown = true
+    isForeign = tables.settings.masqueradeAll ? true : Core.isForeign(address, tables)
+    pod = tables.policies.pod(address)
+    route = tables.routes.lookup(address)
+    // The node itself needs no masquerade: it reaches its pods.
+    guard let own = tables.podAddresses.find(address) else { return }
+    isHidden =
+      tables.ports.records[Int(own)].masquerades
+      || tables.settings.natOutgoingBlocks.contains(where: { $0.contains(address) })
+  }
 }
 
 extension Core {
   /// Why a packet with this source may not come in where it did; nil: it may (NODE-4).
-  mutating func sourceProblem(_ source: IPAddress, _ context: PacketContext, _ tables: borrowing Tables) -> DropReason?
-  {
+  mutating func sourceProblem(_ source: IPAddress, _ tables: borrowing Tables) -> DropReason? {
     let isValid =
       switch source {
       case .v4(let address): address.isValidSource
@@ -40,63 +73,70 @@ extension Core {
     }
   }
 
-  /// Whether a pod of this node sends out of all pools, and its pool (NODE-8) or its port wants that masqueraded. The node
-  /// itself needs no masquerade: it reaches its pods.
-  private func leavesPools(_ source: IPAddress, _ target: IPAddress, _ tables: borrowing Tables) -> Bool {
-    guard let own = tables.podAddresses.find(source),
-      tables.ports.records[Int(own)].masquerades
-        || tables.settings.natOutgoingBlocks.contains(where: { $0.contains(source) }),
-      !tables.settings.poolBlocks.contains(where: { $0.contains(target) })
-    else { return false }
-    return tables.podAddresses.find(target) == nil && !tables.isOwn(target)
+  /// Whether an address is outside of all pools, and not the node's (NODE-8).
+  @inline(never)
+  private mutating func isOutside(_ target: IPAddress, _ tables: borrowing Tables) -> Bool {
+    !tables.settings.poolBlocks.contains(where: { $0.contains(target) })
+      && tables.podAddresses.find(target) == nil && !tables.isOwn(target)
   }
 
   /// Whether a packet answers a masqueraded connection, if it is for one of the node's addresses.
-  private func isMasqueradePort(_ tail: FlowKeyTail, _ tables: borrowing Tables) -> Bool {
+  @inline(never)
+  private mutating func isMasqueradePort(_ tail: FlowKeyTail, _ tables: borrowing Tables) -> Bool {
     tail.hasPorts && !tail.isQuery && tables.settings.masqueradePorts.contains(tail.destinationPort)
   }
 
   /// Whether a packet is the node's own.
+  @inline(__always)
   var isFromHost: Bool { ingressRecord.role == PortRole.host.rawValue }
 
-  /// Decides where a packet goes that no flow knows. Nil when it was dropped or answered.
-  mutating func decide(
-    _ index: Int, _ tail: FlowKeyTail, source: IPAddress, destination: IPAddress, _ batch: inout FrameBatch,
+  /// Decides where a packet of flow `key` goes that is not in the table. False when it was dropped or answered. `sender` is
+  /// what is known of the last packet's, and is brought up to date.
+  ///
+  /// What is inlined here knows the family of the addresses, and asks nothing twice.
+  mutating func decide<Key: FlowKey>(
+    _ index: Int, _ key: Key, _ sender: inout Sender, _ judgement: inout Judgement, _ batch: inout FrameBatch,
     _ tables: borrowing Tables
-  ) -> Judgement? {
-    guard isAcceptable(index, tail, source: source, destination: destination, &batch, tables) else { return nil }
+  ) -> Bool {
+    let tail = key.tail
+    let (source, destination) = (key.sourceAddress, key.destinationAddress)
+    if !sender.isKnown || sender.address != source {
+      guard isAcceptable(index, source: source, batch, tables) else { return false }
+      sender = Sender(source, tables)
+    }
+    guard isAcceptable(index, tail, source: source, destination: destination, &batch, tables) else { return false }
     // KP-39: a connection whose beginning was not seen.
     if tail.transport == IPProtocol.tcp.rawValue, !tables.settings.tcpBeLiberal, contexts[index].tcpFlags & 0x17 != 0x02
     {
       drop(index, .tcpNoSYN, batch)
-      return nil
+      return false
     }
-    var judgement = Judgement(decision: Decision(hop: 0, route: 0, zone: Zone(rawValue: 0)))
+    judgement = Judgement()
+    judgement.replyRoute = sender.route
     var target = destination
     var port = tail.destinationPort
-    switch balance(index, tail, source: source, destination: destination, &batch, tables) {
-    case .refused: return nil
+    switch balance(index, tail, sender, source: source, destination: destination, &batch, tables) {
+    case .refused: return false
     case .none:
       if isBareUnderlay(index), tables.localAddresses.find(destination) != nil {
         drop(index, isMasqueradePort(tail, tables) ? .unknownMasquerade : .leftToHost, batch)
-        return nil
+        return false
       }
     case .translate(let backend, let masquerade):
       judgement.backend = backend
-      target = tables.services.backends[Int(backend)].address
-      port = tables.services.backends[Int(backend)].port
-      if masquerade {
-        judgement.masquerade = tables.settings.nodeAddress(target.family)
-        guard judgement.masquerade != nil else {
-          drop(index, .noFreePort, batch)
-          return nil
-        }
+      let record = tables.services.backends[Int(backend)]
+      target = Key.address(record.high, record.low)
+      port = record.port
+      judgement.masquerades = masquerade
+      guard !masquerade || tables.settings.hasNodeAddress(isIPv6: Key.isIPv6) else {
+        drop(index, .noFreePort, batch)
+        return false
       }
     }
-    if judgement.masquerade == nil, leavesPools(source, target, tables) {
-      judgement.masquerade = tables.settings.nodeAddress(target.family)
+    if sender.isHidden, !judgement.masquerades, isOutside(target, tables) {
+      judgement.masquerades = tables.settings.hasNodeAddress(isIPv6: Key.isIPv6)
     }
-    judgement.sourcePod = tables.policies.pod(source)
+    judgement.sourcePod = sender.pod
     judgement.destinationPod = tables.policies.pod(target)
     if isTracing {
       tracePolicy(
@@ -108,26 +148,32 @@ extension Core {
       transport: tail.transport, port: port, tables)
     {
       drop(index, problem, batch)
-      return nil
+      return false
     }
+    let apparent = judgement.masquerades ? tables.settings.nodeAddress(isIPv6: Key.isIPv6) ?? source : source
     guard
       let decision = route(
-        index, source: judgement.masquerade ?? source, destination: target, isTranslated: judgement.backend != 0,
-        &batch, tables)
-    else { return nil }
+        index, source: apparent, destination: target, isTranslated: judgement.backend != 0, &batch, tables)
+    else { return false }
     judgement.decision = decision
-    return judgement
+    return true
   }
 
-  /// Whether a first packet may pass at all. Where not, it was dropped or answered.
+  /// Whether a packet may come in by its port with the source that it has. Where not, it was dropped.
+  private mutating func isAcceptable(
+    _ index: Int, source: IPAddress, _ batch: borrowing FrameBatch, _ tables: borrowing Tables
+  ) -> Bool {
+    guard let problem = sourceProblem(source, tables) else { return true }
+    drop(index, problem, batch)
+    return false
+  }
+
+  /// Whether a first packet whose source is acceptable may pass at all. Where not, it was dropped or answered.
+  @inline(__always)
   private mutating func isAcceptable(
     _ index: Int, _ tail: FlowKeyTail, source: IPAddress, destination: IPAddress, _ batch: inout FrameBatch,
     _ tables: borrowing Tables
   ) -> Bool {
-    if let problem = sourceProblem(source, contexts[index], tables) {
-      drop(index, problem, batch)
-      return false
-    }
     record(.sourceAccepted)
     if let problem = destinationProblem(destination, tables) {
       // KP-24
@@ -154,6 +200,7 @@ extension Core {
   }
 
   /// Finds the way to a destination. What was translated may go back to where it came from.
+  @inline(__always)
   mutating func route(
     _ index: Int, source: IPAddress, destination: IPAddress, isTranslated: Bool, _ batch: inout FrameBatch,
     _ tables: borrowing Tables
@@ -162,27 +209,32 @@ extension Core {
       drop(index, .invalidDestination, batch)
       return nil
     }
-    let route = tables.routes.lookup(destination)
+    let route: RouteIndex =
+      switch destination {
+      case .v4(let address): tables.routes.lookup(address)
+      case .v6(let address): tables.routes.lookup(address)
+      }
     // What the underlay brings unwrapped and no pod wants is the kernel's: it has its own copy (NODE-3).
     let isBareUnderlay = isBareUnderlay(index)
     guard route != 0 else {
       if isBareUnderlay { drop(index, .leftToHost, batch) } else { reject(index, .noRoute, &batch, tables) }
       return nil
     }
-    let action = RouteAction(rawValue: tables.routes.records[Int(route)].action) ?? .unreachable
-    if isTracing, let prefix = tables.routes.prefix(of: route) { trace.append(.routed(prefix: prefix, action)) }
-    switch action {
-    case .blackhole:
-      drop(index, .blackhole, batch)
+    let action = tables.routes.records[Int(route)].action
+    if isTracing, let prefix = tables.routes.prefix(of: route) {
+      trace.append(.routed(prefix: prefix, RouteAction(rawValue: action) ?? .unreachable))
+    }
+    guard action == RouteAction.forward.rawValue || action == RouteAction.local.rawValue else {
+      if action == RouteAction.blackhole.rawValue {
+        drop(index, .blackhole, batch)
+      } else {
+        reject(index, .hostUnreachable, &batch, tables)
+      }
       return nil
-    case .unreachable:
-      reject(index, .hostUnreachable, &batch, tables)
-      return nil
-    case .forward, .local: break
     }
     let hop = tables.routes.hop(of: route, hash: contexts[index].hash)
     guard hop != 0 else {
-      drop(index, action == .local ? .noHostPort : .noRoute, batch)
+      drop(index, action == RouteAction.local.rawValue ? .noHostPort : .noRoute, batch)
       return nil
     }
     let chosen = HopTable.index(hop, isIPv6: contexts[index].isIPv6)
@@ -201,7 +253,9 @@ extension Core {
       drop(index, .hairpin, batch)
       return nil
     }
-    if !isTranslated, contexts[index].tunnel == 0, let tunnel = tables.hop(hop)?.tunnel,
+    if !isTranslated, contexts[index].tunnel == 0,
+      tables.hops.records[Int(chosen)].encapsulation != Encapsulation.none.rawValue,
+      let tunnel = tables.hop(hop)?.tunnel,
       destination == tunnel.remote || source == tunnel.local && ingressRecord.role != PortRole.host.rawValue
     {
       // RFC 2003, section 3: such a packet would be encapsulated again and again (TUN-1). The host's own packets have
@@ -221,7 +275,9 @@ extension Core {
   ) {
     contexts[index].hash = mix(UInt64(truncatingIfNeeded: destination.word), UInt64(truncatingIfNeeded: source.word))
     let tail = FlowKeyTail(transport: contexts[index].transportProtocol)
-    guard isAcceptable(index, tail, source: source, destination: destination, &batch, tables) else { return }
+    guard isAcceptable(index, source: source, batch, tables),
+      isAcceptable(index, tail, source: source, destination: destination, &batch, tables)
+    else { return }
     if isBareUnderlay(index), tables.localAddresses.find(destination) != nil {
       return drop(index, .leftToHost, batch)
     }
@@ -243,10 +299,12 @@ extension Core {
   }
 
   /// Whether a packet came from the underlay without a tunnel.
+  @inline(__always)
   private mutating func isBareUnderlay(_ index: Int) -> Bool {
     ingressRecord.role == PortRole.underlay.rawValue && contexts[index].tunnel == 0
   }
 
+  @inline(__always)
   private mutating func destinationProblem(
     _ destination: IPAddress, _ tables: borrowing Tables
   ) -> DropReason? {
@@ -255,8 +313,8 @@ extension Core {
       if address.isMulticast || address == .broadcast { return .multicast }
       if address.rawValue >> 24 == 0 { return .invalidDestination }
       // KP-24
-      if address.isLoopback, !isFromHost || tables.nodePortAddresses.find(destination) == nil {
-        return .invalidDestination
+      if address.isLoopback {
+        guard isFromHost, tables.nodePortAddresses.find(destination) != nil else { return .invalidDestination }
       }
     case .v6(let address):
       if address.isMulticast { return .multicast }
@@ -277,6 +335,7 @@ extension Core {
   }
 
   /// Whether a flow is one of a tunnel protocol, which no pod may send (NODE-4).
+  @inline(__always)
   private func isTunnelPacket(_ tail: FlowKeyTail, _ tables: borrowing Tables) -> Bool {
     switch tail.transport {
     case IPProtocol.ipv4.rawValue, IPProtocol.ipv6.rawValue, IPProtocol.gre.rawValue: true

@@ -3,6 +3,7 @@ import Addresses
 extension Core {
   /// Whether policy lets a connection be: the source's egress and the destination's ingress (NP-6), by the addresses
   /// before source translation and after destination translation (NP-10).
+  @inline(__always)
   mutating func policyProblem(
     source: IPAddress, sourcePod: UInt32, destination: IPAddress, destinationPod: UInt32, transport: UInt8,
     port: UInt16, _ tables: borrowing Tables
@@ -10,7 +11,7 @@ extension Core {
     guard sourcePod != 0 || destinationPod != 0 else { return nil }
     // NP-7: a pod and itself, a pod and its own node.
     if source == destination { return nil }
-    if sourcePod != 0, tables.podAddresses.find(source) != nil, !isOwnNode(destination, of: source, sourcePod, tables) {
+    if sourcePod != 0, tables.podAddresses.find(source) != nil, !isOwnNode(destination, of: sourcePod, tables) {
       let group = tables.policies.records[Int(sourcePod)].egress
       if group != 0,
         !tables.policies.allows(
@@ -20,7 +21,7 @@ extension Core {
       }
     }
     if destinationPod != 0, tables.podAddresses.find(destination) != nil,
-      !isOwnNode(source, of: destination, destinationPod, tables)
+      !isOwnNode(source, of: destinationPod, tables)
     {
       let group = tables.policies.records[Int(destinationPod)].ingress
       if group != 0,
@@ -33,12 +34,18 @@ extension Core {
     return nil
   }
 
-  /// Whether an address is the own node's of the pod that has another one (NP-7).
+  /// Whether an address is of the node that a pod of this node runs on (NP-7).
+  @inline(__always)
+  private mutating func isOwnNode(_ address: IPAddress, of pod: UInt32, _ tables: borrowing Tables) -> Bool {
+    if tables.policies.isNode(address, of: pod) { return true }
+    return tables.isOwn(address)
+  }
+
+  /// The same for a pod, which has another address, of whatever node.
   private mutating func isOwnNode(
     _ address: IPAddress, of podAddress: IPAddress, _ pod: UInt32, _ tables: borrowing Tables
   ) -> Bool {
-    if tables.policies.isNode(address, of: pod) { return true }
-    return tables.isOwn(address) && tables.podAddresses.find(podAddress) != nil
+    tables.policies.isNode(address, of: pod) || tables.isOwn(address) && tables.podAddresses.find(podAddress) != nil
   }
 
   /// Records what both sides' policies say, whichever node enforces them.

@@ -22,9 +22,10 @@ enum ServiceOrigin {
 
 extension Core {
   /// Finds the service that a first packet is for, and an endpoint for it.
+  @inline(__always)
   mutating func balance(
-    _ index: Int, _ tail: FlowKeyTail, source: IPAddress, destination: IPAddress, _ batch: inout FrameBatch,
-    _ tables: borrowing Tables
+    _ index: Int, _ tail: FlowKeyTail, _ sender: Sender, source: IPAddress, destination: IPAddress,
+    _ batch: inout FrameBatch, _ tables: borrowing Tables
   ) -> ServiceOutcome {
     let found =
       tail.isQuery
@@ -34,44 +35,26 @@ extension Core {
     guard let found else { return unknownService(index, destination, &batch, tables) }
     let frontend = tables.services.frontendRecords[Int(found)]
     let service = tables.services.services[Int(frontend.service)]
-    let name = isTracing ? tables.services.name(of: frontend.service) : ""
-    let kind = Frontend.Kind(rawValue: frontend.kind) ?? .clusterIP
-    let origin = origin(of: source, tables)
-    // KP-30: nobody could answer, so whoever asks is told.
-    guard service.clusterCount > 0 || service.localCount > 0 else {
-      record(.serviceDecided(ServiceDecision(name: name, verdict: .reject)))
-      refuse(index, .noEndpoint, &batch, tables)
+    let isClusterIP = frontend.kind == Frontend.Kind.clusterIP.rawValue
+    if frontend.hasSourceRanges, !admits(source, destination, found, tables) {
+      traceService(frontend.service, .drop, tables)
+      drop(index, .sourceRange, batch)
       return .refused
     }
-    if frontend.hasSourceRanges, kind == .loadBalancer, let ranges = tables.services.ranges(of: found) {
-      // KP-38: the node's own traffic counts as coming from the address itself.
-      let client = origin == .node ? destination : source
-      guard ranges.contains(where: { $0.contains(client) }) else {
-        record(.serviceDecided(ServiceDecision(name: name, verdict: .drop)))
-        drop(index, .sourceRange, batch)
-        return .refused
-      }
-    }
-    let isLocalOnly = frontend.isLocal && (kind == .clusterIP || origin == .outside)
+    var isLocalOnly = frontend.isLocal
+    if isLocalOnly, !isClusterIP { isLocalOnly = origin(of: source, tables) == .outside }
     guard isLocalOnly ? service.localCount > 0 : service.clusterCount > 0 else {
-      // KP-31: others could answer, so the client should try elsewhere.
-      if isLocalOnly, service.clusterCount > 0 {
-        record(.serviceDecided(ServiceDecision(name: name, verdict: .drop)))
-        drop(index, .noLocalEndpoint, batch)
-      } else {
-        record(.serviceDecided(ServiceDecision(name: name, verdict: .reject)))
-        refuse(index, .noEndpoint, &batch, tables)
-      }
-      return .refused
+      return refuse(index, frontend.service, isLocalOnly: isLocalOnly, &batch, tables)
     }
     let backend = choose(
-      index, frontend.service, service, isLocal: isLocalOnly, source: source, destination: destination, tail, tables)
-    var masquerade: Bool
-    switch kind {
-    // KP-34
-    case .clusterIP: masquerade = tables.settings.masqueradeAll || isForeign(source, tables)
-    // KP-32, KP-33
-    case .externalIP, .loadBalancer, .nodePort: masquerade = frontend.isLocal ? origin == .node : true
+      frontend.service, service, isLocal: isLocalOnly, source: source, destination: destination, tail, tables)
+    var masquerade = true
+    if isClusterIP {
+      // KP-34
+      masquerade = sender.isForeign
+    } else if frontend.isLocal {
+      // KP-32, KP-33
+      masquerade = origin(of: source, tables) == .node
     }
     // KP-35: an endpoint that calls itself must not see its own address answer.
     if tables.services.backends[Int(backend)].address == source { masquerade = true }
@@ -79,13 +62,54 @@ extension Core {
       trace.append(
         .serviceDecided(
           ServiceDecision(
-            name: name, verdict: .translate,
+            name: tables.services.name(of: frontend.service), verdict: .translate,
             endpoints: tables.services.endpoints(of: frontend.service, isLocal: isLocalOnly), masquerade: masquerade)))
     }
     return .translate(backend, masquerade: masquerade)
   }
 
+  /// Whether a client may connect by a frontend that says who may (KP-38). Where nobody could answer, that comes first.
+  @inline(never)
+  private mutating func admits(
+    _ source: IPAddress, _ destination: IPAddress, _ number: UInt32, _ tables: borrowing Tables
+  ) -> Bool {
+    let frontend = tables.services.frontendRecords[Int(number)]
+    let service = tables.services.services[Int(frontend.service)]
+    guard service.clusterCount > 0 || service.localCount > 0, frontend.kind == Frontend.Kind.loadBalancer.rawValue,
+      let ranges = tables.services.ranges(of: number)
+    else { return true }
+    // The node's own traffic counts as coming from the address itself.
+    let client = origin(of: source, tables) == .node ? destination : source
+    return ranges.contains(where: { $0.contains(client) })
+  }
+
+  /// Says no for a service without an endpoint for the connection.
+  @inline(never)
+  private mutating func refuse(
+    _ index: Int, _ service: ServiceIndex, isLocalOnly: Bool, _ batch: inout FrameBatch, _ tables: borrowing Tables
+  ) -> ServiceOutcome {
+    if isLocalOnly, tables.services.services[Int(service)].clusterCount > 0 {
+      // KP-31: others could answer, so the client should try elsewhere.
+      traceService(service, .drop, tables)
+      drop(index, .noLocalEndpoint, batch)
+    } else {
+      // KP-30: nobody could answer, so whoever asks is told.
+      traceService(service, .reject, tables)
+      refuse(index, .noEndpoint, &batch, tables)
+    }
+    return .refused
+  }
+
+  @inline(never)
+  private mutating func traceService(
+    _ service: ServiceIndex, _ verdict: ServiceDecision.Verdict, _ tables: borrowing Tables
+  ) {
+    guard isTracing else { return }
+    trace.append(.serviceDecided(ServiceDecision(name: tables.services.name(of: service), verdict: verdict)))
+  }
+
   /// KP-37.
+  @inline(never)
   private mutating func unknownService(
     _ index: Int, _ destination: IPAddress, _ batch: inout FrameBatch, _ tables: borrowing Tables
   ) -> ServiceOutcome {
@@ -126,7 +150,7 @@ extension Core {
   }
 
   /// Whether a source is no pod of the cluster, by the cluster's blocks; without blocks nobody is foreign (KP-34).
-  private mutating func isForeign(_ source: IPAddress, _ tables: borrowing Tables) -> Bool {
+  static func isForeign(_ source: IPAddress, _ tables: borrowing Tables) -> Bool {
     let blocks = tables.settings.clusterCIDRs
     var isOfFamily = false
     for block in blocks where block.family == source.family {
@@ -137,22 +161,14 @@ extension Core {
   }
 
   /// An endpoint of the set for a new connection (KP-15, KP-50).
+  @inline(__always)
   private mutating func choose(
-    _ index: Int, _ number: ServiceIndex, _ service: ServiceRecord, isLocal: Bool, source: IPAddress,
+    _ number: ServiceIndex, _ service: ServiceRecord, isLocal: Bool, source: IPAddress,
     destination: IPAddress, _ tail: FlowKeyTail, _ tables: borrowing Tables
   ) -> BackendIndex {
     let first = Int(service.list) + (isLocal ? Int(service.clusterCount) : 0)
     let count = Int(isLocal ? service.localCount : service.clusterCount)
-    if service.affinity > 0,
-      let kept = affinity.find(source, number, second: second),
-      tables.services.backends[Int(kept.backend)].generation == kept.generation
-    {
-      // Eligible still means: in the set that this connection may use.
-      for position in first..<first + count where tables.services.lists[position] == kept.backend {
-        affinity.store(source, number, kept.backend, kept.generation, second: second, timeout: service.affinity)
-        return kept.backend
-      }
-    }
+    if service.affinity > 0, let kept = keeps(source, number, service, first..<first + count, tables) { return kept }
     let backend: BackendIndex
     let size = isLocal ? service.localMaglevSize : service.clusterMaglevSize
     if size > 0 {
@@ -172,17 +188,38 @@ extension Core {
   }
 }
 
+extension Core {
+  /// The endpoint that a client's connections stay with (KP-50).
+  @inline(never)
+  private mutating func keeps(
+    _ client: IPAddress, _ number: ServiceIndex, _ service: ServiceRecord, _ places: Range<Int>,
+    _ tables: borrowing Tables
+  ) -> BackendIndex? {
+    guard let kept = affinity.find(client, number, second: second),
+      tables.services.backends[Int(kept.backend)].generation == kept.generation
+    else { return nil }
+    // Eligible still means: in the set that this connection may use.
+    for position in places where tables.services.lists[position] == kept.backend {
+      affinity.store(client, number, kept.backend, kept.generation, second: second, timeout: service.affinity)
+      return kept.backend
+    }
+    return nil
+  }
+}
+
 /// A sequence of numbers that nobody could guess who does not know the seed, and that is the same for the same seed.
 struct RandomSource: BitwiseCopyable {
   private var state: UInt64
 
   init(seed: UInt64) { state = seed }
 
+  @inline(__always)
   mutating func next() -> UInt64 {
     state &+= 0x9e37_79b9_7f4a_7c15
     return mix(state, state ^ 0xd6e8_feb8_6659_fd93)
   }
 
   /// A number from 0 up to but not including `bound`, all equally likely.
+  @inline(__always)
   mutating func below(_ bound: Int) -> Int { Int(next().multipliedFullWidth(by: UInt64(bound)).high) }
 }

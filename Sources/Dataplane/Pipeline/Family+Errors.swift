@@ -23,7 +23,7 @@ extension Family {
         index, source: error.sourceAddress, destination: error.destinationAddress, isExpected: answers >= 0, &batch,
         tables)
     }
-    if let problem = core.sourceProblem(error.sourceAddress, core.contexts[index], tables) {
+    if let problem = core.sourceProblem(error.sourceAddress, tables) {
       return core.drop(index, problem, batch)
     }
     let slot = flows.table.slots[answers]

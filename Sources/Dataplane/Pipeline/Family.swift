@@ -8,8 +8,10 @@ struct Family<Key: FlowKey>: ~Copyable {
   private var misses = PacketList()
   /// Flows of this batch that somebody else may carry from now on.
   var candidates: [OffloadCandidate<Key>] = []
+  /// Listed packets whose flows are not known, or not current.
+  private var rest = PacketList()
   private let steps = PerPacket<UInt32>()
-  private var judgements: [Verdict] = Array(repeating: .refused, count: Family.groupLength)
+  private let prospects = Memory<Prospect<Key>>(count: Family.groupLength)
   var flows: FlowState<Key>
 
   init(limit: Int) { flows = FlowState(limit: limit) }
@@ -31,19 +33,23 @@ struct Family<Key: FlowKey>: ~Copyable {
     PlainSearch.find(self, core, tables)
     sendKnown(&core, &batch, tables)
     list.removeAll()
-    if misses.isEmpty { return }
+    if rest.isEmpty { return }
+    swap(&misses, &rest)
     classifyMisses(&core, &batch, tables)
     misses.removeAll()
   }
 
-  /// Sends on the listed packets whose flows are known and current; the rest are noted. Sending enters no flow and takes
+  /// Sends on the listed packets whose flows are known and current, and notes the rest. Sending enters no flow and takes
   /// none out, so that positions hold.
+  @inline(never)
   private mutating func sendKnown(_ core: inout Core, _ batch: inout FrameBatch, _ tables: borrowing Tables) {
     let epoch = tables.epoch
     var number = 0
-    while true {
-      number = sendPlain(from: number, &core, batch, tables)
-      guard number < list.count else { return }
+    while number < list.count {
+      if plain.view.listed(number).position >= 0 {
+        number = sendPlain(from: number, &core, batch, tables)
+        guard number < list.count else { return }
+      }
       let (index, position) = plain.view.listed(number)
       number += 1
       if plain.view.mark(index).length != 0 { core.unfold(index, plain.view, Key.self, &batch) }
@@ -53,7 +59,7 @@ struct Family<Key: FlowKey>: ~Copyable {
         core.record(.flowFound)
         send(index, position, &core, &batch, tables)
       } else {
-        misses.append(index)
+        rest.append(index)
       }
     }
   }
@@ -84,69 +90,74 @@ struct Family<Key: FlowKey>: ~Copyable {
   }
 
   /// Classifies what was missed, in order. What several packets read from memory is asked for together: first what the
-  /// decisions need, then, when all of a group are decided, the places where their flows are entered.
+  /// decisions need, then, when all of a group are decided, the places where their flows are entered. Then they are sent
+  /// as those of known flows are.
   @inline(never)
   private mutating func classifyMisses(_ core: inout Core, _ batch: inout FrameBatch, _ tables: borrowing Tables) {
-    guard misses.count > 1, !core.isTracing else {
-      for number in 0..<misses.count { classify(misses[number], &core, &batch, tables) }
+    var sender = Sender()
+    guard misses.count > 1, !core.isTracing, flows.hasRoom(for: Family.groupLength) else {
+      for number in 0..<misses.count { classify(misses[number], &sender, &core, &batch, tables) }
       return
     }
     if tables.services.isLarge { anticipate(tables) }
     var start = 0
     while start < misses.count {
       let end = min(start + Family.groupLength, misses.count)
-      for number in start..<end {
-        judgements[number - start] = judge(misses[number], &core, &batch, tables)
-      }
-      for number in start..<end {
-        switch judgements[number - start] {
-        case .refused: break
-        case .known: classify(misses[number], &core, &batch, tables)
-        case .decided(let judgement):
-          let index = misses[number]
-          // An earlier packet of the group may have entered the flow.
-          guard flows.table.find(keys[index], plain.view.hash(index)) < 0 else {
-            classify(index, &core, &batch, tables)
-            continue
-          }
-          let position = enter(index, judgement, &core, &batch, tables)
-          if position >= 0, !sendPlain(index, position, &core, batch, tables) {
-            send(index, position, &core, &batch, tables)
-          }
-        }
-      }
+      for number in start..<end { judge(number, number - start, &sender, &core, &batch, tables) }
+      for number in start..<end { settle(misses[number], number - start, &core, &batch, tables) }
+      PlainSearch.find(self, core, tables)
+      sendKnown(&core, &batch, tables)
+      list.removeAll()
+      for number in 0..<rest.count { classify(rest[number], &sender, &core, &batch, tables) }
+      rest.removeAll()
       start = end
     }
   }
 
   /// As many places as wait for memory at once.
-  private static var groupLength: Int { 16 }
-
-  /// What is known of a first packet before its flow is entered.
-  private enum Verdict {
-    /// It was dropped or answered.
-    case refused
-    /// Its flow is in the table: `classify` sees to it.
-    case known
-    case decided(Judgement)
-  }
+  private static var groupLength: Int { 32 }
 
   /// Decides a packet whose flow is not in the table, and asks for the place where the reply's entry goes.
+  @inline(__always)
   private mutating func judge(
-    _ index: Int, _ core: inout Core, _ batch: inout FrameBatch, _ tables: borrowing Tables
-  ) -> Verdict {
+    _ number: Int, _ place: Int, _ sender: inout Sender, _ core: inout Core, _ batch: inout FrameBatch,
+    _ tables: borrowing Tables
+  ) {
+    let index = misses[number]
     let key = keys[index]
-    if flows.table.find(key, plain.view.hash(index)) >= 0 { return .known }
-    guard
-      let judgement = core.decide(
-        index, key.tail, source: key.sourceAddress, destination: key.destinationAddress, &batch, tables)
-    else { return .refused }
-    if judgement.masquerade == nil {
-      let reply = translated(key, judgement, tables).reversed(zone: judgement.decision.zone)
-      flows.table.prefetch(reply.hash)
+    let hash = plain.view.hash(index)
+    guard flows.table.find(key, hash) < 0 else {
+      prospects[place].outcome = .known
+      return
     }
-    flows.anticipateEviction(near: plain.view.hash(index))
-    return .decided(judgement)
+    guard core.decide(index, key, &sender, &prospects[place].judgement, &batch, tables) else {
+      prospects[place].outcome = .refused
+      return
+    }
+    prospects[place].outcome = .decided
+    let judgement = prospects[place].judgement
+    let reply = Family.translated(key, judgement, tables).reversed(zone: judgement.decision.zone)
+    let replyHash = reply.hash
+    prospects[place].reply = reply
+    prospects[place].replyHash = replyHash
+    if !judgement.masquerades { flows.table.prefetch(replyHash) }
+    flows.anticipateEviction(near: hash)
+  }
+
+  /// Enters the flow of a packet that was decided, and lists what there is to send.
+  @inline(__always)
+  private mutating func settle(
+    _ index: Int, _ place: Int, _ core: inout Core, _ batch: inout FrameBatch, _ tables: borrowing Tables
+  ) {
+    switch prospects[place].outcome {
+    case .refused: return
+    case .known: break
+    case .decided:
+      // An earlier packet of the group may have entered the flow.
+      guard flows.table.find(keys[index], plain.view.hash(index)) < 0 else { break }
+      guard enter(index, prospects[place], &core, &batch, tables) else { return }
+    }
+    list.append(index)
   }
 
   /// Asks step by step for what leads from the missed packets' destinations to endpoints of services: each step for all
@@ -181,8 +192,9 @@ struct Family<Key: FlowKey>: ~Copyable {
   }
 
   /// Decides what becomes of a packet whose flow is not known, or was decided from something that has changed since.
+  @inline(never)
   private mutating func classify(
-    _ index: Int, _ core: inout Core, _ batch: inout FrameBatch, _ tables: borrowing Tables
+    _ index: Int, _ sender: inout Sender, _ core: inout Core, _ batch: inout FrameBatch, _ tables: borrowing Tables
   ) {
     let key = keys[index]
     // An earlier packet of this batch may have entered the flow.
@@ -198,12 +210,13 @@ struct Family<Key: FlowKey>: ~Copyable {
       core.record(.flowMissing)
     }
     if position < 0 {
-      guard
-        let judgement = core.decide(
-          index, key.tail, source: key.sourceAddress, destination: key.destinationAddress, &batch, tables)
-      else { return }
-      position = enter(index, judgement, &core, &batch, tables)
-      if position < 0 { return }
+      var prospect = Prospect<Key>()
+      guard core.decide(index, key, &sender, &prospect.judgement, &batch, tables) else { return }
+      prospect.reply = Family.translated(key, prospect.judgement, tables)
+        .reversed(zone: prospect.judgement.decision.zone)
+      prospect.replyHash = prospect.reply.hash
+      guard enter(index, prospect, &core, &batch, tables) else { return }
+      position = flows.table.find(key, core.contexts[index].hash)
     }
     send(index, position, &core, &batch, tables)
   }
@@ -232,7 +245,7 @@ struct Family<Key: FlowKey>: ~Copyable {
       return drop(index, problem, &core, batch)
     }
     let key = slot.key
-    if let problem = core.sourceProblem(key.sourceAddress, core.contexts[index], tables) {
+    if let problem = core.sourceProblem(key.sourceAddress, tables) {
       flows.removeConnection(of: key)
       return drop(index, problem, &core, batch)
     }
@@ -278,61 +291,75 @@ struct Family<Key: FlowKey>: ~Copyable {
   }
 
   /// The packets of a flow as they reach the endpoint that was chosen, if there is one.
-  private func translated(_ key: Key, _ judgement: Judgement, _ tables: borrowing Tables) -> Key {
+  @inline(__always)
+  private static func translated(_ key: Key, _ judgement: Judgement, _ tables: borrowing Tables) -> Key {
     guard judgement.backend != 0 else { return key }
     let backend = tables.services.backends[Int(judgement.backend)]
-    return key.translated(destination: backend.address, port: backend.port, source: nil)
+    return key.translated(destination: Key.address(backend.high, backend.low), port: backend.port, source: nil)
   }
 
-  /// Enters a new flow as it was decided. Returns its position; negative where the packet needs nothing more.
+  /// Enters a new flow as it was decided; false where the packet needs nothing more.
+  @inline(never)
   private mutating func enter(
-    _ index: Int, _ judgement: Judgement, _ core: inout Core, _ batch: inout FrameBatch, _ tables: borrowing Tables
-  ) -> Int {
+    _ index: Int, _ prospect: Prospect<Key>, _ core: inout Core, _ batch: inout FrameBatch, _ tables: borrowing Tables
+  ) -> Bool {
     let key = keys[index]
+    let judgement = prospect.judgement
     let zone = judgement.decision.zone
-    var translated = translated(key, judgement, tables)
-    if let address = judgement.masquerade {
-      guard let free = masquerade(translated, address, zone, &core, tables) else {
-        return drop(index, .noFreePort, &core, batch)
+    var (reply, replyHash) = (prospect.reply, prospect.replyHash)
+    var translated = reply.reversed(zone: Zone(rawValue: key.tail.zone))
+    var known = judgement.masquerades ? -1 : flows.table.find(reply, replyHash)
+    var needsPort = judgement.masquerades
+    if known >= 0 { needsPort = flows.isTaken(known, isTranslated: translated != key) }
+    if core.isFromHost, zone == .underlay, translated != key { needsPort = true }
+    if needsPort {
+      // The node's address, where that was decided. Else the same client port leads to the same endpoint already, by
+      // another frontend or none: it gets another port, as Linux does it, so that answers find back. So does what the
+      // node's own programs send out of it: by the port the answers are known as the data plane's, and not the host's
+      // (NODE-3).
+      let own = judgement.masquerades ? tables.settings.nodeAddress(isIPv6: Key.isIPv6) : key.sourceAddress
+      guard let own, let free = masquerade(translated, own, zone, &core, tables) else {
+        core.drop(index, .noFreePort, batch)
+        return false
       }
       translated = free
-    } else if flows.isTaken(translated.reversed(zone: zone), isTranslated: translated != key)
-      || core.isFromHost && translated != key && zone == .underlay
-    {
-      // The same client port leads to the same endpoint already, by another frontend or none. It gets another port, as
-      // Linux does it, so that answers find back. So does what the node's own programs send out of it: by the port the
-      // answers are known as the data plane's, and not the host's (NODE-3).
-      guard let free = masquerade(translated, key.sourceAddress, zone, &core, tables) else {
-        return drop(index, .noFreePort, &core, batch)
-      }
-      translated = free
+      reply = free.reversed(zone: zone)
+      replyHash = reply.hash
+      known = -1
     }
-    if translated != key {
-      core.record(
+    let isTranslated = translated != key
+    if core.isTracing, isTranslated {
+      core.trace.append(
         .translated(
-          to: translated.destinationAddress, port: translated.tail.destinationPort, masquerade: judgement.masquerade))
+          to: translated.destinationAddress, port: translated.tail.destinationPort,
+          masquerade: judgement.masquerades ? translated.sourceAddress : nil))
     }
-    let reply = translated.reversed(zone: zone)
-    guard flows.insert(key, reply: reply, second: core.second, tables.settings.timeouts) else {
-      // Without a flow a packet can be forwarded, but not translated.
-      if translated != key { return drop(index, .flowTableFull, &core, batch) }
+    if known >= 0 { flows.replace(reply) }
+    var flow = NewFlow(key, plain.view.hash(index), reply: reply, replyHash, second: core.second)
+    flow.hop = judgement.decision.hop
+    flow.connection.forwardRoute = judgement.decision.route
+    flow.connection.forwardGeneration = tables.routes.records[Int(judgement.decision.route)].generation
+    flow.replyHop = replyHop(judgement.replyRoute, replyHash, isTranslated: isTranslated, tables)
+    if flow.replyHop != 0 {
+      flow.connection.replyRoute = judgement.replyRoute
+      flow.connection.replyGeneration = tables.routes.records[Int(judgement.replyRoute)].generation
+    }
+    flow.connection.setPods(judgement.sourcePod, judgement.destinationPod, tables.policies)
+    if judgement.backend != 0 { flow.connection.setBackend(judgement.backend, tables.services) }
+    if flows.insert(flow, second: core.second, epoch: tables.epoch, tables.settings.timeouts) { return true }
+    // Without a flow a packet can be forwarded, but not translated.
+    if isTranslated {
+      core.drop(index, .flowTableFull, batch)
+    } else {
       core.emit(index, judgement.decision.hop, &batch, tables)
-      return Family.consumed
     }
-    decideReply(reply, to: key.sourceAddress, isTranslated: translated != key, tables)
-    let position = flows.table.find(key, core.contexts[index].hash)
-    flows.setPods(position, judgement.sourcePod, judgement.destinationPod, tables.policies)
-    if judgement.backend != 0 {
-      flows.setBackend(
-        position, judgement.backend, generation: tables.services.backends[Int(judgement.backend)].generation)
-    }
-    flows.settle(position, judgement.decision.hop, judgement.decision.route, tables)
-    return position
+    return false
   }
 
   /// The flow with the node's address and a free port as its source (KP-36). Ports are tried at random: as long as most
   /// are free, the first few tries find one, and nobody can tell which it will be.
-  private func masquerade(
+  @inline(never)
+  private mutating func masquerade(
     _ key: Key, _ address: IPAddress, _ zone: Zone, _ core: inout Core, _ tables: borrowing Tables
   ) -> Key? {
     let ports = tables.settings.masqueradePorts
@@ -351,24 +378,35 @@ struct Family<Key: FlowKey>: ~Copyable {
     return nil
   }
 
-  /// Gives the reply direction of a new flow its hop, so that the first answer need not be classified. Where there is
-  /// none, the answer decides.
-  private mutating func decideReply(
-    _ reply: Key, to destination: IPAddress, isTranslated: Bool, _ tables: borrowing Tables
-  ) {
-    let hash = reply.hash
-    let position = flows.table.find(reply, hash)
-    guard position >= 0, flows.table.slots[position].isReply else { return }
-    let route = tables.routes.lookup(destination)
-    guard route != 0 else { return }
-    switch RouteAction(rawValue: tables.routes.records[Int(route)].action) {
-    case .forward: break
+  /// Where the answers to a new flow go, so that the first need not be classified; 0 where that is for it to decide.
+  @inline(__always)
+  private func replyHop(
+    _ route: RouteIndex, _ hash: UInt64, isTranslated: Bool, _ tables: borrowing Tables
+  ) -> HopIndex {
+    let action = tables.routes.records[Int(route)].action
     // What is not translated may be the kernel's, which depends on how the answer comes in.
-    case .local where isTranslated: break
-    default: return
+    guard route != 0, action == RouteAction.forward.rawValue || action == RouteAction.local.rawValue && isTranslated
+    else {
+      return 0
     }
     let hop = tables.routes.hop(of: route, hash: hash)
-    guard hop != 0 else { return }
-    flows.settle(position, HopTable.index(hop, isIPv6: Key.isIPv6), route, tables)
+    return hop == 0 ? 0 : HopTable.index(hop, isIPv6: Key.isIPv6)
   }
+}
+
+/// What is known of a first packet before its flow is entered.
+struct Prospect<Key: FlowKey>: BitwiseCopyable {
+  enum Outcome: UInt8, BitwiseCopyable {
+    /// It was dropped or answered.
+    case refused
+    /// Its flow is in the table.
+    case known
+    case decided
+  }
+
+  var judgement = Judgement()
+  /// The packets that answer, unless the flow is masqueraded.
+  var reply = Key.free
+  var replyHash: UInt64 = 0
+  var outcome = Outcome.refused
 }

@@ -145,6 +145,7 @@ extension AddressTable {
     return list.sorted()
   }
 
+  @inline(__always)
   func find(_ address: IPAddress) -> UInt32? {
     switch address {
     case .v4(let a): find(a)

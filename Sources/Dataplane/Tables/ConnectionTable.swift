@@ -42,6 +42,7 @@ struct Connection<Key: FlowKey>: BitwiseCopyable {
   /// Whether somebody else carries packets of it, or did.
   var isOffloaded = false
 
+  @inline(__always)
   init(forward: Key, reply: Key, created: UInt32) {
     self.forward = forward
     self.reply = reply
@@ -92,14 +93,23 @@ struct ConnectionTable<Key: FlowKey>: ~Copyable {
   }
 
   /// Takes a place; nil when all are taken.
+  @inline(__always)
   mutating func allocate() -> ConnectionIndex? {
     guard count < limit else { return nil }
     count += 1
-    if free != 0 {
+    guard free == 0 else {
       let index = free
       free = places[Int(index)].next
+      // The next flow's.
+      places.prefetchPair(Int(free))
       return index
     }
+    return extend()
+  }
+
+  /// Takes a place that was never in use.
+  @inline(never)
+  private mutating func extend() -> ConnectionIndex {
     if used >= places.count { places.grow(to: min(limit + 1, places.count * 2)) }
     used += 1
     return ConnectionIndex(used - 1)
@@ -113,8 +123,10 @@ struct ConnectionTable<Key: FlowKey>: ~Copyable {
   }
 
   /// Has `expire` look at the connection at `second`.
+  @inline(__always)
   mutating func schedule(_ index: ConnectionIndex, at second: UInt32) {
-    unlink(index)
+    let places = places.view
+    if places[Int(index)].bucket != 0 { unlink(index) }
     // Further away than the wheel is wide: looked at once on the way.
     let due = min(max(second, wheelSecond + 1), wheelSecond + ConnectionTable.wheelMask)
     let bucket = Int(due & ConnectionTable.wheelMask)
@@ -126,6 +138,7 @@ struct ConnectionTable<Key: FlowKey>: ~Copyable {
     wheel[bucket] = index
   }
 
+  @inline(never)
   private func unlink(_ index: ConnectionIndex) {
     let connection = places[Int(index)]
     guard connection.bucket != 0 else { return }

@@ -19,6 +19,8 @@ protocol FlowKey: BitwiseCopyable, Equatable, Sendable {
   var tail: FlowKeyTail { get set }
   var sourceAddress: IPAddress { get }
   var destinationAddress: IPAddress { get }
+  /// An address of the keys' family, whose bits are the last of these.
+  static func address(_ high: UInt64, _ low: UInt64) -> IPAddress
   /// The key of the packets that answer, which come in at `zone`.
   func reversed(zone: Zone) -> Self
 
@@ -40,6 +42,8 @@ protocol FlowRewrite: BitwiseCopyable, Sendable {
   static var none: Self { get }
   /// What makes packets of flow `key` those of flow `other`.
   init(_ key: Key, to other: Key)
+  /// What makes the answers to packets that `rewrite` changed those of flow `key`.
+  init(undoing rewrite: Self, to key: Key)
   var destinationAddress: IPAddress { get }
   /// What the new addresses do to a checksum that covers them.
   var addresses: ChecksumDelta { get }
@@ -99,17 +103,22 @@ struct FlowKeyTail: BitwiseCopyable, Equatable, Sendable {
   /// An ICMP reply: the answers to A's queries and B's own queries with the same identifier are different flows.
   static var icmpReply: UInt8 { 0x01 }
 
+  @inline(__always)
   var isQuery: Bool { transport == 1 || transport == 58 }
 
   /// Whether the transport has ports, or identifiers that do the same.
+  @inline(__always)
   var hasPorts: Bool { isQuery || transport == 6 || transport == 17 || transport == 132 }
 
   /// The source port in host byte order.
+  @inline(__always)
   var sourcePort: UInt16 { UInt16(truncatingIfNeeded: ports).byteSwapped }
   /// The destination port in host byte order.
+  @inline(__always)
   var destinationPort: UInt16 { UInt16(truncatingIfNeeded: ports >> 16).byteSwapped }
 
   /// With other ports, in host byte order. Queries have one identifier, in both places.
+  @inline(__always)
   func with(source: UInt16?, destination: UInt16?) -> FlowKeyTail {
     var tail = self
     if isQuery {
@@ -157,11 +166,21 @@ struct FlowKey4: FlowKey {
     (a.addresses ^ b.addresses) | (a.tail.word ^ b.tail.word) == 0
   }
 
+  @inline(__always)
+  static func address(_ high: UInt64, _ low: UInt64) -> IPAddress {
+    .v4(IPv4Address(rawValue: UInt32(truncatingIfNeeded: low)))
+  }
+
+  @inline(__always)
   var source: IPv4Address { IPv4Address(rawValue: UInt32(truncatingIfNeeded: addresses).byteSwapped) }
+  @inline(__always)
   var destination: IPv4Address { IPv4Address(rawValue: UInt32(truncatingIfNeeded: addresses >> 32).byteSwapped) }
+  @inline(__always)
   var sourceAddress: IPAddress { .v4(source) }
+  @inline(__always)
   var destinationAddress: IPAddress { .v4(destination) }
 
+  @inline(__always)
   func translated(destination: IPAddress, port: UInt16, source: (IPAddress, UInt16)?) -> FlowKey4 {
     var key = self
     if case .v4(let address) = destination {
@@ -174,6 +193,7 @@ struct FlowKey4: FlowKey {
     return key
   }
 
+  @inline(__always)
   func reversed(zone: Zone) -> FlowKey4 {
     FlowKey4(addresses: addresses << 32 | addresses >> 32, tail: tail.reversed(zone: zone))
   }
@@ -220,11 +240,19 @@ struct FlowKey6: FlowKey {
       | (a.destination1 ^ b.destination1) | (a.tail.word ^ b.tail.word) == 0
   }
 
+  @inline(__always)
+  static func address(_ high: UInt64, _ low: UInt64) -> IPAddress { .v6(IPv6Address(high: high, low: low)) }
+
+  @inline(__always)
   var source: IPv6Address { IPv6Address(high: source0.byteSwapped, low: source1.byteSwapped) }
+  @inline(__always)
   var destination: IPv6Address { IPv6Address(high: destination0.byteSwapped, low: destination1.byteSwapped) }
+  @inline(__always)
   var sourceAddress: IPAddress { .v6(source) }
+  @inline(__always)
   var destinationAddress: IPAddress { .v6(destination) }
 
+  @inline(__always)
   func translated(destination: IPAddress, port: UInt16, source: (IPAddress, UInt16)?) -> FlowKey6 {
     var key = self
     if case .v6(let address) = destination {
@@ -239,6 +267,7 @@ struct FlowKey6: FlowKey {
     return key
   }
 
+  @inline(__always)
   func reversed(zone: Zone) -> FlowKey6 {
     FlowKey6(
       source0: destination0, source1: destination1, destination0: source0, destination1: source1,

@@ -21,16 +21,20 @@ struct FlowRewrite4: FlowRewrite {
     self.transport = transport
   }
 
+  @inline(__always)
   init(_ key: FlowKey4, to other: FlowKey4) {
-    func change(_ shift: UInt64) -> ChecksumDelta {
-      ChecksumDelta(
-        replacing: UInt32(truncatingIfNeeded: key.addresses >> shift),
-        with: UInt32(truncatingIfNeeded: other.addresses >> shift))
-    }
+    func words(_ word: UInt64) -> UInt64 { (word & 0xffff_ffff) &+ (word >> 32) }
     both = other.addresses
     ports = other.tail.ports
-    addresses = change(0) + change(32)
-    transport = addresses + ChecksumDelta(replacing: key.tail.ports, with: ports)
+    let sum = words(~key.addresses) &+ words(other.addresses)
+    addresses = ChecksumDelta(sum: sum)
+    transport = ChecksumDelta(sum: sum &+ UInt64(~key.tail.ports) &+ UInt64(ports))
+  }
+
+  @inline(__always)
+  init(undoing rewrite: FlowRewrite4, to key: FlowKey4) {
+    self.init(
+      both: key.addresses, ports: key.tail.ports, addresses: -rewrite.addresses, transport: -rewrite.transport)
   }
 
   var source: UInt32 { UInt32(truncatingIfNeeded: both) }
@@ -82,6 +86,12 @@ struct FlowRewrite6: FlowRewrite {
     self.ports = ports
     self.addresses = addresses
     self.transport = transport
+  }
+
+  init(undoing rewrite: FlowRewrite6, to key: FlowKey6) {
+    self.init(
+      source: (key.source0, key.source1), destination: (key.destination0, key.destination1), ports: key.tail.ports,
+      addresses: -rewrite.addresses, transport: -rewrite.transport)
   }
 
   init(_ key: FlowKey6, to other: FlowKey6) {

@@ -106,29 +106,28 @@ extension FlowState where Key: SavedKey {
   ) -> Bool {
     guard let known = ConnectionState(rawValue: state) else { return false }
     let due = lastSeen &+ tables.settings.timeouts.idle(forward.tail.transport, known)
-    guard lastSeen <= second, due > second, table.find(forward, forward.hash) < 0, table.find(reply, reply.hash) < 0,
-      insert(forward, reply: reply, second: second, tables.settings.timeouts)
+    guard lastSeen <= second, due > second, table.find(forward, forward.hash) < 0, table.find(reply, reply.hash) < 0
     else { return false }
-    let position = table.find(forward, forward.hash)
-    let index = table.slots[position].connection
-    connections.places[Int(index)].state = state
-    connections.places[Int(index)].finSeen = finSeen
-    connections.places[Int(index)].created = created
-    table.slots[position].lastSeen = lastSeen
-    let other = table.find(reply, reply.hash)
-    if other >= 0 { table.slots[other].lastSeen = lastSeen }
-    connections.schedule(index, at: due)
+    var flow = NewFlow(forward, forward.hash, reply: reply, reply.hash, second: created)
+    flow.connection.state = state
+    flow.connection.finSeen = finSeen
     // KP-51: the endpoint that it was given, so that UDP stays there for as long as it is offered.
-    guard
-      let frontend = tables.frontend(
-        forward.destinationAddress, isIPv6: Key.isIPv6, transport: forward.tail.transport,
-        port: forward.tail.destinationPort)
-    else { return true }
-    let service = tables.services.frontendRecords[Int(frontend)].service
-    let endpoint = ServicePort.Endpoint(reply.sourceAddress, reply.tail.sourcePort)
-    if let backend = tables.services.backend(of: endpoint, in: service) {
-      setBackend(position, backend, generation: tables.services.backends[Int(backend)].generation)
+    if let frontend = tables.frontend(
+      forward.destinationAddress, isIPv6: Key.isIPv6, transport: forward.tail.transport,
+      port: forward.tail.destinationPort)
+    {
+      let service = tables.services.frontendRecords[Int(frontend)].service
+      let endpoint = ServicePort.Endpoint(reply.sourceAddress, reply.tail.sourcePort)
+      if let backend = tables.services.backend(of: endpoint, in: service) {
+        flow.connection.setBackend(backend, tables.services)
+      }
     }
+    guard insert(flow, second: second, epoch: tables.epoch, tables.settings.timeouts) else { return false }
+    let position = table.find(forward, flow.hash)
+    table.slots[position].lastSeen = lastSeen
+    let other = table.find(reply, flow.replyHash)
+    if other >= 0 { table.slots[other].lastSeen = lastSeen }
+    connections.schedule(table.slots[position].connection, at: due)
     return true
   }
 }

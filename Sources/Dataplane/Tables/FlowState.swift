@@ -80,20 +80,9 @@ struct FlowState<Key: FlowKey>: ~Copyable {
       : routes.records[Int(connection.forwardRoute)].generation == connection.forwardGeneration
   }
 
-  /// Notes which endpoint the connection of the direction at `position` was given.
-  func setBackend(_ position: Int, _ backend: BackendIndex, generation: UInt32) {
-    let index = Int(table.slots[position].connection)
-    connections.places[index].backend = backend
-    connections.places[index].backendGeneration = generation
-  }
-
   /// Notes which pods' policies let the connection be.
   func setPods(_ position: Int, _ source: UInt32, _ destination: UInt32, _ policies: borrowing PolicyTable) {
-    let index = Int(table.slots[position].connection)
-    connections.places[index].sourcePod = source
-    connections.places[index].sourceGeneration = policies.generation(of: source)
-    connections.places[index].destinationPod = destination
-    connections.places[index].destinationGeneration = policies.generation(of: destination)
+    connections.places[Int(table.slots[position].connection)].setPods(source, destination, policies)
   }
 
   /// Whether the policies that let the connection be are still the same.
@@ -130,11 +119,11 @@ struct FlowState<Key: FlowKey>: ~Copyable {
       && connections.places[Int(slot.connection)].state >= ConnectionState.closing.rawValue
   }
 
-  /// Whether the answers to a flow that is to be entered could not be told from those to another connection. One that
-  /// has ended gives way.
-  func isTaken(_ reply: Key, isTranslated: Bool) -> Bool {
-    let position = table.find(reply, reply.hash)
-    guard position >= 0, isTranslated || table.slots[position].rewrites else { return false }
+  /// Whether the answers to a flow that is to be entered, whose key is at `position`, could not be told from those to
+  /// another connection. One that has ended gives way.
+  @inline(__always)
+  mutating func isTaken(_ position: Int, isTranslated: Bool) -> Bool {
+    guard isTranslated || table.slots[position].rewrites else { return false }
     return connections.places[Int(table.slots[position].connection)].state != ConnectionState.closed.rawValue
   }
 
@@ -153,38 +142,41 @@ struct FlowState<Key: FlowKey>: ~Copyable {
     }
   }
 
-  /// Makes room and enters both directions of a new flow, their hops undecided. `reply` is the key of the packets that
-  /// answer, after whatever was translated. Returns false when the flow is not entered.
+  /// A flow of the same packets as a new one's answers that was decided otherwise goes, for the newer truth.
+  @inline(never)
+  mutating func replace(_ reply: Key) {
+    statistics.replaced &+= 1
+    removeConnection(of: reply)
+  }
+
+  /// Makes room and enters both directions of a new flow. Neither key may be in the table. Returns false when the flow is
+  /// not entered.
+  @inline(__always)
   mutating func insert(
-    _ key: Key, reply: Key, second: UInt32, _ timeouts: Settings.Timeouts
+    _ flow: NewFlow<Key>, second: UInt32, epoch: UInt32, _ timeouts: Settings.Timeouts
   ) -> Bool {
-    if table.find(reply, reply.hash) >= 0 {
-      // A flow of the same packets that was decided otherwise: it goes, for the newer truth.
-      statistics.replaced &+= 1
-      removeConnection(of: reply)
-    }
-    if table.isFull || connections.count >= connections.limit { evict(near: key) }
+    if table.isFull || connections.count >= connections.limit { evict(near: flow.hash) }
     guard !table.isFull, let index = connections.allocate() else {
       statistics.refused &+= 1
       return false
     }
-    connections.places[Int(index)] = Connection(forward: key, reply: reply, created: second)
-    var slot = FlowSlot(key: key, connection: index, isReply: false)
-    slot.lastSeen = second
+    let (key, reply) = (flow.connection.forward, flow.connection.reply)
+    connections.places[Int(index)] = flow.connection
+    var slot = FlowSlot(key: key, connection: index, isReply: false, hop: flow.hop, epoch: epoch, second: second)
     let translated = reply.reversed(zone: Zone(rawValue: key.tail.zone))
     if translated != key {
       slot.rewrites = true
       slot.rewrite = Key.Rewrite(key, to: translated)
     }
-    _ = table.insert(slot)
+    table.insert(slot, flow.hash)
     if reply != key {
-      var answer = FlowSlot(key: reply, connection: index, isReply: true)
-      answer.lastSeen = second
+      var answer = FlowSlot(
+        key: reply, connection: index, isReply: true, hop: flow.replyHop, epoch: epoch, second: second)
       if translated != key {
         answer.rewrites = true
-        answer.rewrite = Key.Rewrite(reply, to: key.reversed(zone: Zone(rawValue: reply.tail.zone)))
+        answer.rewrite = Key.Rewrite(undoing: slot.rewrite, to: key.reversed(zone: Zone(rawValue: reply.tail.zone)))
       }
-      _ = table.insert(answer)
+      table.insert(answer, flow.replyHash)
     }
     connections.start(second)
     connections.schedule(index, at: second + timeouts.initial(key.tail.transport))
@@ -206,7 +198,7 @@ struct FlowState<Key: FlowKey>: ~Copyable {
     answer.key = reply
     answer.hop = 0
     connections.places[index].reply = reply
-    _ = table.insert(answer)
+    table.insert(answer, reply.hash)
     return table.find(key, key.hash)
   }
 
@@ -244,6 +236,13 @@ struct FlowState<Key: FlowKey>: ~Copyable {
     connections.release(index)
   }
 
+  /// Whether some new flows can be entered one after the other without driving out one another; in a large table that is
+  /// not to be feared even when it is full.
+  func hasRoom(for number: Int) -> Bool {
+    connections.limit >= 4096
+      || connections.count + number <= connections.limit && table.count + 2 * number <= table.limit
+  }
+
   /// Asks for what `evict` will read first, where it will be called.
   @inline(__always)
   func anticipateEviction(near hash: UInt64) {
@@ -259,11 +258,12 @@ struct FlowState<Key: FlowKey>: ~Copyable {
   /// this before all others; of several the one that has been silent longest. A few that nobody answered are enough to
   /// choose from; where there are none, it is looked further, so that first packets drive out an established connection
   /// only where a whole stretch of the table holds nothing else.
-  private mutating func evict(near key: Key) {
+  @inline(never)
+  private mutating func evict(near hash: UInt64) {
     var best = -1
     var bestRank: UInt64 = .max
     var candidates = 0
-    let start = Int(truncatingIfNeeded: key.hash)
+    let start = Int(truncatingIfNeeded: hash)
     for step in 0..<min(table.capacity, 256) {
       let position = (start &+ step) & (table.capacity - 1)
       let slot = table.slots[position]
@@ -315,6 +315,42 @@ struct FlowState<Key: FlowKey>: ~Copyable {
   }
 }
 
+/// A flow that is to be entered: what it was decided from, and the hashes of its keys.
+struct NewFlow<Key: FlowKey>: BitwiseCopyable {
+  var connection: Connection<Key>
+  var hash: UInt64
+  var replyHash: UInt64
+  /// Where the packets of each direction go; 0: the first of them decides.
+  var hop: HopIndex = 0
+  var replyHop: HopIndex = 0
+
+  /// `reply` is the key of the packets that answer, after whatever was translated.
+  @inline(__always)
+  init(_ key: Key, _ hash: UInt64, reply: Key, _ replyHash: UInt64, second: UInt32) {
+    connection = Connection(forward: key, reply: reply, created: second)
+    self.hash = hash
+    self.replyHash = replyHash
+  }
+}
+
+extension Connection {
+  /// Notes which endpoint it was given.
+  @inline(__always)
+  mutating func setBackend(_ place: BackendIndex, _ services: borrowing ServiceTable) {
+    backend = place
+    backendGeneration = services.backends[Int(place)].generation
+  }
+
+  /// Notes which pods' policies let it be.
+  @inline(__always)
+  mutating func setPods(_ source: UInt32, _ destination: UInt32, _ policies: borrowing PolicyTable) {
+    sourcePod = source
+    sourceGeneration = policies.generation(of: source)
+    destinationPod = destination
+    destinationGeneration = policies.generation(of: destination)
+  }
+}
+
 /// What happened to flows so far.
 public struct FlowStatistics: Sendable, Equatable {
   public var created: UInt64 = 0
@@ -328,6 +364,7 @@ public struct FlowStatistics: Sendable, Equatable {
 }
 
 extension Settings.Timeouts {
+  @inline(__always)
   func initial(_ transport: UInt8) -> UInt32 { idle(transport, .new) }
 
   /// Seconds that a connection of this transport may be silent.

@@ -16,13 +16,15 @@ struct FlowSlot<Key: FlowKey>: BitwiseCopyable {
   var rewrite = Key.Rewrite.none
   private var padding: Key.Padding = Key.padding
 
-  init(key: Key, connection: ConnectionIndex, isReply: Bool) {
+  /// A direction without packets. `hop` 0: its way is not decided.
+  @inline(__always)
+  init(key: Key, connection: ConnectionIndex, isReply: Bool, hop: HopIndex, epoch: UInt32, second: UInt32) {
     self.key = key
     self.connection = connection
     tally = isReply ? 1 << 48 : 0
-    epoch = 0
-    hop = 0
-    lastSeen = 0
+    self.epoch = hop == 0 ? 0 : epoch
+    self.hop = hop
+    lastSeen = second
     octets = 0
   }
 
@@ -39,7 +41,7 @@ struct FlowSlot<Key: FlowKey>: BitwiseCopyable {
   /// Whether `rewrite` changes anything.
   var rewrites: Bool {
     @inline(__always) get { tally & 1 << 56 != 0 }
-    set { tally = tally & ~(1 << 56) | (newValue ? 1 << 56 : 0) }
+    @inline(__always) set { tally = tally & ~(1 << 56) | (newValue ? 1 << 56 : 0) }
   }
 
   mutating func resetCounts() {
@@ -98,18 +100,12 @@ struct FlowTable<Key: FlowKey>: ~Copyable {
     @inline(__always) get { FlowTableView(slots: slots.view, mask: mask) }
   }
 
-  /// Adds a slot, whose key must not be in the table, and returns its position. Positions known before are void.
-  mutating func insert(_ slot: FlowSlot<Key>) -> Int {
+  /// Adds a slot, whose key must not be in the table and has this hash. Positions known before are void.
+  @inline(__always)
+  mutating func insert(_ slot: FlowSlot<Key>, _ hash: UInt64) {
     if (count + 1) * 2 > capacity { grow() }
     count += 1
-    return place(slot)
-  }
-
-  private func place(_ slot: FlowSlot<Key>) -> Int {
-    var position = Int(truncatingIfNeeded: slot.key.hash) & mask
-    while !slots[position].key.isFree { position = (position + 1) & mask }
-    slots[position] = slot
-    return position
+    view.place(slot, hash)
   }
 
   /// Takes a key out and returns what its slot held; positions known before are void.
@@ -141,7 +137,7 @@ struct FlowTable<Key: FlowKey>: ~Copyable {
     mask = mask * 2 + 1
     let step = (2 << 20) / MemoryLayout<FlowSlot<Key>>.stride
     for position in 0..<old.count {
-      if !old[position].key.isFree { _ = place(old[position]) }
+      if !old[position].key.isFree { view.place(old[position], old[position].key.hash) }
       if (position + 1) % step == 0 { old.discard(position + 1 - step..<position + 1) }
     }
   }
@@ -164,5 +160,13 @@ struct FlowTableView<Key: FlowKey>: BitwiseCopyable {
       if candidate.isFree { return -1 }
       position = (position + 1) & mask
     }
+  }
+
+  /// Writes a slot into the first free place.
+  @inline(__always)
+  fileprivate func place(_ slot: FlowSlot<Key>, _ hash: UInt64) {
+    var position = Int(truncatingIfNeeded: hash) & mask
+    while !slots[position].key.isFree { position = (position + 1) & mask }
+    slots[position] = slot
   }
 }

@@ -106,9 +106,11 @@ struct PolicyTable: ~Copyable {
   func generation(of pod: UInt32) -> UInt32 { records[Int(pod)].generation &+ nodeGeneration }
 
   /// Whether an address is one of the node that a pod runs on.
+  @inline(__always)
   func isNode(_ address: IPAddress, of pod: UInt32) -> Bool {
     let node = records[Int(pod)].node
-    return node != 0 && nodes.find(address) == node
+    guard node != 0 else { return false }
+    return nodes.find(address) == node
   }
 
   /// Whether the rules of a group let a connection with a peer be (NP-3). `pod`: the peer's place, where it is a pod;
@@ -135,6 +137,7 @@ struct PolicyTable: ~Copyable {
 
   /// Whether a peer is in both lists whose ports permit `key`.
   private func meets(_ rules: PeerList, _ peers: PeerList, _ key: UInt32, _ receiver: UInt32) -> Bool {
+    let lists = lists.view
     var (rule, peer) = (0, 0)
     while rule < Int(rules.count), peer < Int(peers.count) {
       let wanted = lists[Int(rules.place) + 2 * rule]
@@ -144,9 +147,9 @@ struct PolicyTable: ~Copyable {
         rule += 1
         peer += 1
       } else if wanted < found {
-        rule = advance(rules, from: rule, stride: 2, to: found)
+        rule = advance(lists, rules, from: rule, stride: 2, to: found)
       } else {
-        peer = advance(peers, from: peer, stride: 1, to: wanted)
+        peer = advance(lists, peers, from: peer, stride: 1, to: wanted)
       }
     }
     return false
@@ -155,7 +158,9 @@ struct PolicyTable: ~Copyable {
   /// The first position behind `start` whose peer is not less than `wanted`: by steps that double, then halve, so that a
   /// short list against a long one costs a multiple of the short one's length.
   @inline(__always)
-  private func advance(_ list: PeerList, from start: Int, stride: Int, to wanted: UInt32) -> Int {
+  private func advance(
+    _ lists: MemoryView<UInt32>, _ list: PeerList, from start: Int, stride: Int, to wanted: UInt32
+  ) -> Int {
     var low = start
     var step = 1
     while low + step < Int(list.count), lists[Int(list.place) + (low + step) * stride] < wanted {
@@ -174,6 +179,7 @@ struct PolicyTable: ~Copyable {
   private func permits(_ number: UInt32, _ key: UInt32, _ receiver: UInt32) -> Bool {
     let record = ports[Int(number)]
     if record.isAny { return true }
+    let lists = lists.view
     // The first range that does not end before the port.
     var (low, high) = (0, Int(record.ranges))
     while low < high {

@@ -76,6 +76,7 @@ struct RouteTable: ~Copyable {
     return 0
   }
 
+  @inline(__always)
   func lookup(_ address: IPAddress) -> RouteIndex {
     switch address {
     case .v4(let a): lookup(a)

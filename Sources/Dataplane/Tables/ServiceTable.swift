@@ -117,6 +117,7 @@ struct BackendRecord: BitwiseCopyable {
   var generation: UInt32
   var service: ServiceIndex
 
+  @inline(__always)
   var address: IPAddress {
     isIPv6 ? .v6(IPv6Address(high: high, low: low)) : .v4(IPv4Address(rawValue: UInt32(truncatingIfNeeded: low)))
   }
@@ -155,10 +156,12 @@ struct ServiceTable: ~Copyable {
   /// What somebody who follows the table has not seen yet; nil: nobody does.
   var unseen: UnseenServices?
 
+  @inline(__always)
   private static func tag(_ transport: UInt8, _ port: UInt16, isIPv6: Bool) -> UInt32 {
     (isIPv6 ? 1 << 25 : 1 << 24) | UInt32(transport) << 16 | UInt32(port)
   }
 
+  @inline(__always)
   private static func words(_ address: IPAddress?) -> (UInt64, UInt64) {
     switch address {
     case .v4(let a): (0, UInt64(a.rawValue))
@@ -183,6 +186,7 @@ struct ServiceTable: ~Copyable {
   }
 
   /// The frontend that packets to an address and port belong to; nil: none. `address` nil asks for NodePorts.
+  @inline(__always)
   func frontend(_ address: IPAddress?, isIPv6: Bool, transport: UInt8, port: UInt16) -> UInt32? {
     let (high, low) = ServiceTable.words(address)
     return frontends.find(high, low, tag: ServiceTable.tag(transport, port, isIPv6: isIPv6))
@@ -192,6 +196,7 @@ struct ServiceTable: ~Copyable {
   var isLarge: Bool { frontends.count > 4096 }
 
   /// Asks for the place of a frontend.
+  @inline(__always)
   func prefetchFrontend(_ address: IPAddress?, isIPv6: Bool, transport: UInt8, port: UInt16) {
     let (high, low) = ServiceTable.words(address)
     frontends.prefetch(high, low, tag: ServiceTable.tag(transport, port, isIPv6: isIPv6))

@@ -57,12 +57,13 @@ public struct Settings: Sendable, Equatable {
   public var masqueradePorts: ClosedRange<UInt16> = 61000...65534
 
   /// What masqueraded connections of a family come from; nil: the node has no address of it.
-  public func nodeAddress(_ family: IPFamily) -> IPAddress? {
-    switch family {
-    case .ipv4: nodeAddress4.map { .v4($0) }
-    case .ipv6: nodeAddress6.map { .v6($0) }
-    }
+  @inline(__always)
+  func nodeAddress(isIPv6: Bool) -> IPAddress? {
+    isIPv6 ? nodeAddress6.map { .v6($0) } : nodeAddress4.map { .v4($0) }
   }
+
+  @inline(__always)
+  func hasNodeAddress(isIPv6: Bool) -> Bool { isIPv6 ? nodeAddress6 != nil : nodeAddress4 != nil }
 
   /// Seconds that a flow may be silent.
   public struct Timeouts: Sendable, Equatable {
@@ -102,9 +103,16 @@ public struct Tables: ~Copyable {
   var peerEncapsulations = Memory<UInt32>(count: 1024)
   var peers: [Peer?] = []
   private var freePeers: [Int] = []
-  public var settings = Settings() {
-    didSet { if settings != oldValue { revision &+= 1 } }
+  public var settings: Settings {
+    // Lent, and not copied: it is some 240 octets, of which a packet's way asks for a few at a time.
+    @inline(__always) _read { yield current }
+    _modify {
+      let before = current
+      defer { if current != before { revision &+= 1 } }
+      yield &current
+    }
   }
+  private var current = Settings()
 
   /// Changes with every change of what flows are decided by; a flow of an older epoch looks whether it is concerned.
   private(set) var epoch: UInt32 = 1
@@ -208,8 +216,10 @@ extension Tables {
   }
 
   /// Whether the node has an address.
+  @inline(__always)
   func isOwn(_ address: IPAddress) -> Bool {
-    localAddresses.find(address) != nil || ownAddresses.find(address) != nil
+    if localAddresses.find(address) != nil { return true }
+    return ownAddresses.find(address) != nil
   }
 
   public mutating func addGatewayAddress(_ address: IPAddress) {
@@ -273,6 +283,7 @@ extension Tables {
   }
 
   /// The frontend of packets to an address and port; NodePorts match last (KP-25).
+  @inline(__always)
   func frontend(_ address: IPAddress, isIPv6: Bool, transport: UInt8, port: UInt16) -> UInt32? {
     if let found = services.frontend(address, isIPv6: isIPv6, transport: transport, port: port) { return found }
     guard nodePortAddresses.find(address) != nil else { return nil }

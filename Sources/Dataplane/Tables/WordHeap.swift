@@ -13,6 +13,11 @@ struct WordHeap: ~Copyable {
   @inline(__always)
   subscript(_ index: Int) -> UInt32 { memory[index] }
 
+  /// The words for a loop: see `MemoryView`.
+  var view: MemoryView<UInt32> {
+    @inline(__always) get { memory.view }
+  }
+
   @inline(__always)
   func prefetch(_ index: Int) { memory.prefetch(index) }
 

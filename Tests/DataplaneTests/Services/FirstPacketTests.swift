@@ -99,7 +99,9 @@ struct FirstPacketTests {
         tail: FlowKeyTail(ports: UInt32(number), transport: 17, flags: FlowKeyTail.used, zone: 1))
     }
     for number in 0..<200_000 {
-      _ = table.insert(FlowSlot(key: key(number), connection: UInt32(number), isReply: false))
+      table.insert(
+        FlowSlot(key: key(number), connection: UInt32(number), isReply: false, hop: 0, epoch: 0, second: 0),
+        key(number).hash)
     }
     #expect(table.count == 200_000)
     for number in 0..<200_000 {

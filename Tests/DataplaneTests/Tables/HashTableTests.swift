@@ -78,7 +78,8 @@ import Testing
       let number = Int.random(in: 0..<8000, using: &random)
       let key = key(number, &random)
       if reference[number] == nil, random.next() % 10 < (step < 15_000 ? 8 : 3) {
-        _ = table.insert(FlowSlot(key: key, connection: ConnectionIndex(step), isReply: false))
+        table.insert(
+          FlowSlot(key: key, connection: ConnectionIndex(step), isReply: false, hop: 0, epoch: 0, second: 0), key.hash)
         reference[number] = ConnectionIndex(step)
       } else {
         let removed = table.remove(key)
