@@ -63,3 +63,11 @@ func expectNoRefusal(_ path: String) throws {
     + "|| (icmpv6.type == 1 && icmpv6.code == 4) || icmpv6.type == 4"
   #expect(try PacketCheck.list(in: path, filter: filter).isEmpty, "a host's own stack answered")
 }
+
+/// Takes away what nodes' agents left in the kernel because they were killed, or could not reach it any more. Their own lab
+/// is closed by then and starts nothing.
+func unload(_ nodes: [Cluster.Node]) {
+  guard let lab = try? Lab(name: "unload"), let program = try? builtProgram("kalsae") else { return }
+  defer { lab.cleanUp() }
+  for node in nodes { _ = try? lab.runUnchecked([program, "ebpf", "unload", "--node", node.name]) }
+}

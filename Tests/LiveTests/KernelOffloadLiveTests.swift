@@ -43,7 +43,7 @@ struct KernelOffloadLiveTests {
 
     deinit {
       test.lab.cleanUp()
-      for node in [test.a, test.b] { _ = try? kalsae("ebpf", "unload", "--node", node.name) }
+      unload([test.a, test.b])
     }
 
     func kalsae(_ arguments: String...) throws -> ProcessResult {
