@@ -4,13 +4,13 @@
 _Static_assert(sizeof(struct kalsae_slot4) == 64 && sizeof(struct kalsae_slot6) == 128, "slots are whole cache lines");
 
 /// Asks for what a hop's packets need.
-INLINE void await_hop(const struct kalsae_search *s, size_t hop) {
+INLINE void await_hop(const struct kalsae_search *s, size_t hop, const int has_tunnels) {
   kalsae_prefetch((const char *)(s->hops + hop) + 64);
-  if (s->has_tunnels) kalsae_prefetch(s->hops + hop);
+  if (has_tunnels) kalsae_prefetch(s->hops + hop);
 }
 
 /// Finds the flow of one of the packets.
-INLINE void find_one(const struct kalsae_search *s, size_t number, const int is_ipv6) {
+INLINE void find_one(const struct kalsae_search *s, size_t number, const int is_ipv6, const int has_tunnels) {
   const size_t mask = s->slot_count - 1, index = s->packets[number];
   size_t position = s->columns[HASHES + index] & mask, hop;
   for (;;) {
@@ -27,7 +27,7 @@ INLINE void find_one(const struct kalsae_search *s, size_t number, const int is_
       difference = (key[0] ^ other[0]) | (key[1] ^ other[1]);
     }
     if (!difference) {
-      await_hop(s, hop);
+      await_hop(s, hop, has_tunnels);
       s->columns[LISTED + number] = position << 8 | index;
       return;
     }
@@ -70,13 +70,13 @@ VECTOR static size_t find_vector(const struct kalsae_search *search, size_t coun
     differs |= (uint32_t)_mm512_cmpneq_epi64_mask(keys(slots, at + 4), load8(sought + 64)) << 8;
     store8(s.columns + LISTED + number,
            _mm512_or_si512(_mm512_slli_epi64(place, 8), _mm512_add_epi64(all(index), _mm512_setr_epi64(0, 1, 2, 3, 4, 5, 6, 7))));
-    for (int i = 0; i < 8; i++) await_hop(&s, load32(slots + at[i] + HOP));
+    for (int i = 0; i < 8; i++) await_hop(&s, load32(slots + at[i] + HOP), s.has_tunnels);
     const __m128i which = _mm_add_epi8(_mm_set1_epi8((char)number), _mm_setr_epi8(0, 1, 2, 3, 4, 5, 6, 7, 0, 0, 0, 0, 0, 0, 0, 0));
     const __mmask16 lanes = (__mmask16)_pext_u32(differs | differs >> 1, 0x5555);
     _mm_storel_epi64((__m128i *)(elsewhere + last), _mm_maskz_compress_epi8(lanes, which));
     last += (size_t)__builtin_popcount(lanes);
   }
-  for (size_t i = 0; i < last; i++) find_one(search, elsewhere[i], 0);
+  for (size_t i = 0; i < last; i++) find_one(&s, elsewhere[i], 0, s.has_tunnels);
   return number;
 }
 
@@ -87,11 +87,19 @@ static size_t find_vector(const struct kalsae_search *search, size_t count) {
 }
 #endif
 
-void kalsae_plain_find4(const struct kalsae_search *search, size_t count) {
-  size_t number = search->uses_vectors && kalsae_plain_vector() ? find_vector(search, count) : 0;
-  for (; number < count; number++) find_one(search, number, 0);
+/// Finds the flows of all packets from the `number`th on.
+INLINE void find_rest(const struct kalsae_search *search, size_t number, size_t count, const int is_ipv6) {
+  const struct kalsae_search s = *search;
+  if (s.has_tunnels) {
+    for (; number < count; number++) find_one(&s, number, is_ipv6, 1);
+  } else {
+    for (; number < count; number++) find_one(&s, number, is_ipv6, 0);
+  }
 }
 
-void kalsae_plain_find6(const struct kalsae_search *search, size_t count) {
-  for (size_t number = 0; number < count; number++) find_one(search, number, 1);
+void kalsae_plain_find4(const struct kalsae_search *search, size_t count) {
+  const size_t done = search->uses_vectors && kalsae_plain_vector() ? find_vector(search, count) : 0;
+  find_rest(search, done, count, 0);
 }
+
+void kalsae_plain_find6(const struct kalsae_search *search, size_t count) { find_rest(search, 0, count, 1); }

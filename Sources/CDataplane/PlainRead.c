@@ -48,8 +48,12 @@ INLINE void note_hash(const struct kalsae_plain *plain, size_t index, uint64_t a
   kalsae_prefetch_write((const struct kalsae_slot4 *)plain->slots + (hash & (plain->slot_count - 1)));
 }
 
+/// How frames are read: singly by a processor without vectors; singly; eight at a time.
+enum { PORTABLE, SINGLY, IN_GROUPS };
+
 /// Reads a frame. Whether it is plain.
-INLINE int read_one(const struct kalsae_plain *plain, size_t index, const int is_tunnel, const int excludes) {
+INLINE int read_one(
+    const struct kalsae_plain *plain, size_t index, const int is_tunnel, const int excludes, const int way) {
   struct kalsae_frame *frame = plain->frames + index;
   const uint32_t offset = is_tunnel ? plain->offset : ETHERNET, start = frame->start, length = frame->length;
   const int partial = frame->flags & CHECKSUM_PARTIAL;
@@ -91,34 +95,53 @@ INLINE int read_one(const struct kalsae_plain *plain, size_t index, const int is
   plain->keys[index][1] = tail;
   plain->columns[WORDS + index] = load64(header + 4);
   plain->columns[MARKS + index] = mark;
-  plain->columns[PLACES + index] = (uint64_t)header;
+  if (way != PORTABLE) plain->columns[PLACES + index] = (uint64_t)header;
   if (is_tunnel) plain->columns[HASHES + index] = load32(p + ETHERNET + 12);
+  // Groups are hashed in groups.
+  if (!is_tunnel && way != IN_GROUPS) note_hash(plain, index, addresses, tail);
   return 1;
 }
 
-/// Reads frames as long as they are plain: eight at a time where that can be, and what stands in the way of that singly.
-INLINE size_t read_all(const struct kalsae_plain *plain, size_t first, size_t end, const int is_tunnel, const int excludes) {
-  const int in_groups = plain->uses_vectors && kalsae_plain_vector();
+/// Reads frames as long as they are plain; of groups, what stands in the way of one singly.
+INLINE size_t read_all(
+    const struct kalsae_plain *plain, size_t first, size_t end, const int is_tunnel, const int excludes,
+    const int way) {
   while (first < end) {
     size_t next = end;
-    if (in_groups) {
+    if (way == IN_GROUPS) {
       first = (is_tunnel ? kalsae_plain_unwrap_vector : kalsae_plain_read_vector)(plain, first, end);
       if (end - first > 8) next = first + 8;
     }
-    while (first < next && read_one(plain, first, is_tunnel, excludes)) first++;
+    while (first < next && read_one(plain, first, is_tunnel, excludes, way)) first++;
     if (first < next) break;
   }
   return first;
 }
 
+static __attribute__((noinline)) size_t read_portable(const struct kalsae_plain *plain, size_t first, size_t end) {
+  while (first < end && read_one(plain, first, 0, 0, PORTABLE)) first++;
+  return first;
+}
+
+INLINE size_t read_in_way(
+    const struct kalsae_plain *plain, size_t first, size_t end, const int is_tunnel, const int excludes) {
+  if (!kalsae_plain_vector()) {
+    if (!is_tunnel && !excludes) return read_portable(plain, first, end);
+    while (first < end && read_one(plain, first, is_tunnel, excludes, PORTABLE)) first++;
+    return first;
+  }
+  if (!plain->uses_vectors) return read_all(plain, first, end, is_tunnel, excludes, SINGLY);
+  return read_all(plain, first, end, is_tunnel, excludes, IN_GROUPS);
+}
+
 size_t kalsae_plain_read(const struct kalsae_plain *plain, size_t first, size_t end) {
-  end = plain->excludes ? read_all(plain, first, end, 0, 1) : read_all(plain, first, end, 0, 0);
-  kalsae_plain_hash(plain, first, end);
+  end = plain->excludes ? read_in_way(plain, first, end, 0, 1) : read_in_way(plain, first, end, 0, 0);
+  if (plain->uses_vectors && kalsae_plain_vector()) kalsae_plain_hash(plain, first, end);
   return end;
 }
 
 size_t kalsae_plain_unwrap(const struct kalsae_plain *plain, size_t first, size_t end) {
-  return read_all(plain, first, end, 1, 0);
+  return read_in_way(plain, first, end, 1, 0);
 }
 
 void kalsae_plain_hash(const struct kalsae_plain *plain, size_t first, size_t end) {

@@ -84,16 +84,15 @@ INLINE int is_special(const struct kalsae_departure *d, const struct kalsae_dire
   return d->is_careful && ((count & d->offload_mask) == d->offload_mask || d->hop_states[way].learned_mtu);
 }
 
-/// Sends on packets from place `first` on, of a run that begins at `origin`. What is known of a packet is read again where it
-/// is needed: it is near, and there are not registers for all of it.
-INLINE size_t send_on(struct kalsae_departure *d, size_t origin, size_t first, size_t end, const int is_ipv6) {
+/// Sends on packets from place `first` on. What is known of a packet is read again where it is needed: it is near, and there
+/// are not registers for all of it.
+INLINE size_t send_on(struct kalsae_departure *d, size_t first, size_t end, const int is_ipv6) {
   const size_t slot_size = is_ipv6 ? sizeof(struct kalsae_slot6) : sizeof(struct kalsae_slot4);
   const size_t place = is_ipv6 ? offsetof(struct kalsae_slot6, flow) : offsetof(struct kalsae_slot4, flow);
   const uint32_t shortest = is_ipv6 ? 48 : 28;
   // Where packets need a second look that have as many before them.
   const uint32_t looked_at = d->is_careful ? UINT32_MAX : 0;
   uint64_t *entry = d->columns + LISTED + first, *const last = d->columns + LISTED + end;
-  uint64_t *const begin = d->columns + LISTED + origin, *unlisted = begin + d->unlisted_count;
   int32_t leaving_port = d->is_overtaken ? -1 : d->leaving_port;
   uint16_t *leaving = d->leaving + d->leaving_count;
   for (; entry < last; entry++) {
@@ -142,24 +141,23 @@ INLINE size_t send_on(struct kalsae_departure *d, size_t origin, size_t first, s
     }
     if (unlikely(hop->port != leaving_port || octet(packet + MARKS, 3) & 0x80)) {
       const int partial = octet(packet + MARKS, 3) & 0x80;
-      if (!partial && d->may_open && unlisted == begin && leaving_port < 0) {
+      if (!partial && d->may_open && !d->unlisted_count && leaving_port < 0) {
         d->leaving_port = leaving_port = hop->port;
       } else {
         // What comes behind it by the same port must not overtake it.
         if (hop->port == leaving_port) leaving_port = -1, d->is_overtaken = 1;
-        *unlisted++ = *entry;
+        d->columns[LISTED + d->run + d->unlisted_count++] = *entry;
         continue;
       }
     }
     *leaving++ = octet(entry, 0);
   }
   d->leaving_count = (size_t)(leaving - d->leaving);
-  d->unlisted_count = (size_t)(unlisted - begin);
   return (size_t)(entry - (d->columns + LISTED));
 }
 
 size_t kalsae_plain_send4(struct kalsae_departure *d, size_t first, size_t end) {
-  size_t next = first;
+  size_t next = d->run = first;
   while (next < end) {
     // Eight at a time where they are alike, and what stands in the way of that singly.
     size_t stop = end;
@@ -167,12 +165,13 @@ size_t kalsae_plain_send4(struct kalsae_departure *d, size_t first, size_t end) 
       next = kalsae_plain_send_vector(d, next, end);
       if (end - next > 8) stop = next + 8;
     }
-    next = send_on(d, first, next, stop, 0);
+    next = send_on(d, next, stop, 0);
     if (next < stop) break;
   }
   return next;
 }
 
 size_t kalsae_plain_send6(struct kalsae_departure *d, size_t first, size_t end) {
-  return send_on(d, first, first, end, 1);
+  d->run = first;
+  return send_on(d, first, end, 1);
 }

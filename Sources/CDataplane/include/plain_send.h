@@ -83,6 +83,8 @@ struct kalsae_departure {
   uint8_t uses_vectors;
   /// Whether a packet that is still to be listed leaves by `leaving_port` too: to begin with 0.
   uint8_t is_overtaken;
+  /// Where the run of listed packets begins that is being sent.
+  size_t run;
   /// How many of the packets that were sent are still to be put on a port's list: to begin with none.
   size_t unlisted_count;
   /// How many were sent eight at a time: added to.

@@ -7,20 +7,7 @@ extension Family {
   mutating func sendPlain(
     from first: Int, _ core: inout Core, _ batch: borrowing FrameBatch, _ tables: borrowing Tables
   ) -> Int {
-    sendPlain(first..<min(list.count, Core.batchLimit), &core, batch, tables)
-  }
-
-  /// Sends on a packet whose flow is at `position`, when nothing is listed. False where it is not for the fast path.
-  mutating func sendPlain(
-    _ index: Int, _ position: Int, _ core: inout Core, _ batch: borrowing FrameBatch, _ tables: borrowing Tables
-  ) -> Bool {
-    plain.view.setListed(0, index, position: position)
-    return sendPlain(0..<1, &core, batch, tables) == 1
-  }
-
-  private mutating func sendPlain(
-    _ part: Range<Int>, _ core: inout Core, _ batch: borrowing FrameBatch, _ tables: borrowing Tables
-  ) -> Int {
+    let part = first..<min(list.count, Core.batchLimit)
     var departure = PlainDeparture(self, core, batch, tables)
     let next = departure.send(part)
     core.output.close(departure.leavingCount, port: departure.leavingPort)

@@ -31,11 +31,6 @@ struct PlainPacketsView: BitwiseCopyable {
   }
 
   @inline(__always)
-  func setListed(_ number: Int, _ index: Int, position: Int) {
-    columns[3, number] = UInt64(bitPattern: Int64(position)) << 8 | UInt64(UInt8(truncatingIfNeeded: index))
-  }
-
-  @inline(__always)
   func setMark(_ index: Int, _ mark: PlainMark) { columns[2, index] = mark.word }
   @inline(__always)
   func set(_ index: Int, _ hash: UInt64, _ word: UInt64, _ mark: PlainMark) {

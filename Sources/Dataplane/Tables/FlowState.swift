@@ -236,11 +236,9 @@ struct FlowState<Key: FlowKey>: ~Copyable {
     connections.release(index)
   }
 
-  /// Whether some new flows can be entered one after the other without driving out one another; in a large table that is
-  /// not to be feared even when it is full.
+  /// Whether some new flows can be entered one after the other without driving out one another.
   func hasRoom(for number: Int) -> Bool {
-    connections.limit >= 4096
-      || connections.count + number <= connections.limit && table.count + 2 * number <= table.limit
+    connections.count + number <= connections.limit && table.count + 2 * number <= table.limit
   }
 
   /// Asks for what `evict` will read first, where it will be called.
