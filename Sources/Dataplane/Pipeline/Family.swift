@@ -95,7 +95,7 @@ struct Family<Key: FlowKey>: ~Copyable {
   @inline(never)
   private mutating func classifyMisses(_ core: inout Core, _ batch: inout FrameBatch, _ tables: borrowing Tables) {
     var sender = Sender()
-    guard misses.count > 1, !core.isTracing, flows.hasRoom(for: Family.groupLength) else {
+    guard misses.count > 1, !core.isTracing, flows.hasRoom(for: misses.count) else {
       for number in 0..<misses.count { classify(misses[number], &sender, &core, &batch, tables) }
       return
     }
