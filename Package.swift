@@ -52,7 +52,8 @@ let package = Package(
 
     // The hot path: one module, because the optimiser stops at module walls.
     .target(name: "Dataplane", dependencies: ["Addresses", "CDataplane"], swiftSettings: strict),
-    .target(name: "Ports", dependencies: ["Addresses", "Dataplane", "CLinux", "CPcap"], swiftSettings: strict),
+    .target(
+      name: "Ports", dependencies: ["Addresses", "Dataplane", "CDataplane", "CLinux", "CPcap"], swiftSettings: strict),
 
     // Desired state.
     .target(name: "Model", dependencies: ["Addresses"], swiftSettings: strict),

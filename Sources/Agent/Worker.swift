@@ -25,11 +25,9 @@ final class Worker: @unchecked Sendable {
   private let fetchedVersion = Atomic(0)
   private let onRequests: @Sendable ([ControlRequest]) -> Void
 
-  /// How long to look on after work before sleeping: waking a sleeping processor costs as much.
+  /// How long to look on after work before sleeping: waking a sleeping processor costs as much. Giving way to others
+  /// meanwhile (`sched_yield`) made round trips longer, some of them by milliseconds, and carried no more.
   private static let spin: UInt64 = 50_000
-  /// How long the processor must have been away for the worker to look on no more, and for how long.
-  private static let longYield: UInt64 = 500_000
-  private static let crowded: UInt64 = 200_000_000
   /// How long a port's packets are fetched after the last one; then they are waited for again.
   private static let fetching: UInt64 = 200_000
   /// How often time passes in the pipeline: while packets come or are held, and else.
@@ -105,12 +103,11 @@ final class Worker: @unchecked Sendable {
     var isHolding = false
     var ports: [Fetched] = []
     var isModerated = false
-    var crowdedUntil: UInt64 = 0
     var version = 0
     while !isStopping.load(ordering: .acquiring) {
       let isBusy = busyPoll.load(ordering: .relaxed)
       let idle = now &- lastWork
-      let spins = isBusy || idle < Worker.spin && !isModerated && now >= crowdedUntil
+      let spins = isBusy || idle < Worker.spin && !isModerated
       let wait: Int64 = spins ? 0 : Int64(isHolding ? Worker.shortTick : Worker.longTick)
       let ready = poller.wait(nanoseconds: wait)
       now = kalsae_monotonic()
@@ -137,14 +134,7 @@ final class Worker: @unchecked Sendable {
       if worked > 0 {
         lastWork = now
       } else if wait == 0 {
-        // Whoever else wants the processor, often the one who would answer, has it first; a worker that never sleeps has
-        // its own. Where others keep it, the kernel lets one who slept in sooner than one who gave way.
-        if isBusy {
-          kalsae_pause()
-        } else {
-          sched_yield()
-          if kalsae_monotonic() &- now > Worker.longYield { crowdedUntil = now &+ Worker.crowded }
-        }
+        kalsae_pause()
       }
       // A wait that ended early was woken: something changed that held packets may have waited for.
       let isWoken = wait > 0 && ready == 0

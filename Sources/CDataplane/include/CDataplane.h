@@ -32,3 +32,7 @@ static inline uint32_t kalsae_crc32c_zeros(uint32_t crc) {
 static inline int kalsae_equal(const void *a, const void *b, size_t length) {
   return __builtin_memcmp(a, b, length) == 0;
 }
+/// Finishes the checksum of a frame whose sender has left that to the device, also in a tunnel: AF_XDP does not say of a frame
+/// that it is unfinished, but its field then holds the sum of the pseudo header alone. A finished checksum that happens to be
+/// the same is computed once more, to the same. Returns whether something was done.
+int kalsae_finish_checksum(uint8_t *frame, uint32_t length);

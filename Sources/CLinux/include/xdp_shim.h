@@ -141,8 +141,3 @@ static inline uint16_t kalsae_xdp_owner(const uint16_t *owners, uint32_t chunk) 
 static inline void kalsae_xdp_set_owner(uint16_t *owners, uint32_t chunk, uint16_t owner) {
   __atomic_store_n(owners + chunk, owner, __ATOMIC_RELAXED);
 }
-
-/// Finishes the checksum of a frame whose sender has left that to the device, also in a tunnel: AF_XDP does not say of a frame
-/// that it is unfinished, but its field then holds the sum of the pseudo header alone. A finished checksum that happens to be
-/// the same is computed once more, to the same. Returns whether something was done.
-int kalsae_xdp_finish_checksum(uint8_t *frame, uint32_t length);

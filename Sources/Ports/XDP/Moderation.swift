@@ -15,8 +15,8 @@ public final class Bundling: Sendable {
 /// Has a device hold packets back for some microseconds while many come, so that the kernel and the worker take them together,
 /// and deliver each at once while few do.
 struct Moderation: ~Copyable {
-  /// Nanoseconds that packets are held back.
-  private static let time: UInt64 = 20_000
+  /// Nanoseconds that packets are held back. Of 10, 20, 50 and 100 µs, 50 carried the most small packets.
+  private static let time: UInt64 = 50_000
   /// The length of a window in which packets are counted, and how many make the device begin and cease.
   private static let window: UInt64 = 1_000_000
   private static let many: UInt64 = 50

@@ -1,4 +1,5 @@
 public import Addresses
+import CDataplane
 import CLinux
 public import Dataplane
 import Glibc
@@ -210,7 +211,7 @@ public final class XDPPort: Port {
       let offset = Int(address - memory.address(of: chunk))
       guard length >= 14, offset + length <= memory.chunkSize, offset >= Headroom.minimum else { continue }
       let frame = memory.frame(chunk, offset: offset, length: length, slot: UInt32(number) << XDPPort.chunkBits | chunk)
-      if unsafe kalsae_xdp_finish_checksum(frame.buffer + offset, UInt32(length)) != 0 {
+      if unsafe kalsae_finish_checksum(frame.buffer + offset, UInt32(length)) != 0 {
         countersSoFar.finishedChecksums += 1
       }
       batch.append(frame)

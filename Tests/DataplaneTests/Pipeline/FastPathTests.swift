@@ -82,19 +82,23 @@ struct FastPathTests {
       ("GRE with all fields", .gre, [.greChecksum, .greSequence], []),
     ]
 
-  @Test(
-    "TUN-1, TUN-5, TUN-6, TUN-9, NODE-4: random packets by the fast path and by the general one: the same octets, drops and flows",
-    arguments: FastPathTests.ways.indices, [true, false])
-  func sameAsGeneral(_ way: Int, inGroups: Bool) {
-    var isCalm = false
-    let (_, encapsulation, options, capabilities) = FastPathTests.ways[way]
-    let twins = Twins(
+  private static func twins(_ way: Int) -> Twins {
+    let (_, encapsulation, options, capabilities) = ways[way]
+    return Twins(
       encapsulation, capabilities: capabilities,
       tunnel: {
         $0.options = options
         $0.dscp = 11
       },
       settings: { $0.uniformTTL = options.contains(.uniformTTL) })
+  }
+
+  @Test(
+    "TUN-1, TUN-5, TUN-6, TUN-9, NODE-4: random packets by the fast path and by the general one: the same octets, drops and flows",
+    arguments: FastPathTests.ways.indices, [true, false])
+  func sameAsGeneral(_ way: Int, inGroups: Bool) {
+    var isCalm = false
+    let twins = FastPathTests.twins(way)
     // Eight at a time where the processor can, or one by one.
     if !inGroups { twins.fast.pipeline.core.usesVectors = false }
     var random = SeededGenerator(UInt64(7 + way))
@@ -124,14 +128,7 @@ struct FastPathTests {
     "TUN-1, TUN-5, TUN-6, TUN-9: batches of plain packets of known flows, of services and not, there and back: sent eight at a time they come out as singly",
     arguments: FastPathTests.ways.indices)
   func alike(_ way: Int) throws {
-    let (_, encapsulation, options, capabilities) = FastPathTests.ways[way]
-    let twins = Twins(
-      encapsulation, capabilities: capabilities,
-      tunnel: {
-        $0.options = options
-        $0.dscp = 11
-      },
-      settings: { $0.uniformTTL = options.contains(.uniformTTL) })
+    let twins = FastPathTests.twins(way)
     let (bench, peer) = (twins.fast, twins.peer)
     var random = SeededGenerator(UInt64(70 + way))
     for round in 0..<80 {
@@ -166,7 +163,7 @@ struct FastPathTests {
     twins.expectSameFlows()
     let grouped = bench.pipeline.core.sentInGroups
     // Of the others most go the general way.
-    let isPlain = options.subtracting(.pipeDSCP).isEmpty
+    let isPlain = FastPathTests.ways[way].2.subtracting(.pipeDSCP).isEmpty
     if PlainReader.hasVectors, isPlain { #expect(grouped > 1000, "only \(grouped) packets were sent in groups") }
     #expect(twins.plain.pipeline.core.sentInGroups == 0)
   }

@@ -1,9 +1,9 @@
-import CLinux
+import CDataplane
 import Testing
 
 /// Frames whose checksum the sender has left to the device, as AF_XDP shows them.
 @Suite("Unfinished checksums")
-struct XDPChecksumTests {
+struct UnfinishedChecksumTests {
   private static func sum(_ octets: [UInt8]) -> UInt32 {
     var total: UInt32 = 0
     for (index, octet) in octets.enumerated() { total += index % 2 == 0 ? UInt32(octet) << 8 : UInt32(octet) }
@@ -83,18 +83,18 @@ struct XDPChecksumTests {
     let memory = UnsafeMutablePointer<UInt8>.allocate(capacity: max(1, count))
     defer { unsafe memory.deallocate() }
     for index in 0..<count { unsafe memory[index] = frame[index] }
-    let result = unsafe kalsae_xdp_finish_checksum(memory, UInt32(count))
+    let result = unsafe kalsae_finish_checksum(memory, UInt32(count))
     return ((0..<count).map { unsafe memory[$0] }, result != 0)
   }
 
   @Test("TUN-9 they are finished, TCP's and UDP's, over both families, alone and in tunnels; once, and no more")
   func finishes() {
-    for (name, header) in XDPChecksumTests.tunnels {
+    for (name, header) in UnfinishedChecksumTests.tunnels {
       for transport: UInt8 in [6, 17] {
         for isIPv6 in [false, true] {
           for size in [0, 1, 2, 3, 18, 1300] {
             let payload = (0..<size).map { UInt8(truncatingIfNeeded: $0 * 7 + 3) }
-            let (before, after) = XDPChecksumTests.packet(transport, isIPv6: isIPv6, payload: payload)
+            let (before, after) = UnfinishedChecksumTests.packet(transport, isIPv6: isIPv6, payload: payload)
             let head = header(isIPv6, before.count)
             let first = finish(head + before)
             #expect(first.isChanged && first.frame == head + after, "\(name) \(transport) \(isIPv6) \(size)")
@@ -110,7 +110,7 @@ struct XDPChecksumTests {
   func sctp() {
     // Source port, destination port, tag, checksum, a COOKIE ACK.
     let body: [UInt8] = [0, 7, 0, 7, 0, 0, 0, 1, 0, 0, 0, 0, 11, 0, 0, 4]
-    let frame = XDPChecksumTests.ethernet + [8, 0] + XDPChecksumTests.outer(132, body.count) + body
+    let frame = UnfinishedChecksumTests.ethernet + [8, 0] + UnfinishedChecksumTests.outer(132, body.count) + body
     var crc: UInt32 = ~0
     for octet in body {
       crc ^= UInt32(octet)
@@ -125,9 +125,9 @@ struct XDPChecksumTests {
 
   @Test("no other octet is touched, however the frame is cut, and fragments and UDP without a checksum are left alone")
   func leaves() {
-    for (name, header) in XDPChecksumTests.tunnels {
+    for (name, header) in UnfinishedChecksumTests.tunnels {
       for isIPv6 in [false, true] {
-        let (before, _) = XDPChecksumTests.packet(17, isIPv6: isIPv6, payload: [1, 2, 3])
+        let (before, _) = UnfinishedChecksumTests.packet(17, isIPv6: isIPv6, payload: [1, 2, 3])
         let frame = header(isIPv6, before.count) + before
         for length in 0..<frame.count {
           let result = finish(frame, length: length)
@@ -135,8 +135,8 @@ struct XDPChecksumTests {
         }
       }
     }
-    var (before, _) = XDPChecksumTests.packet(17, isIPv6: false, payload: [1, 2, 3])
-    let head = XDPChecksumTests.ethernet + [8, 0]
+    var (before, _) = UnfinishedChecksumTests.packet(17, isIPv6: false, payload: [1, 2, 3])
+    let head = UnfinishedChecksumTests.ethernet + [8, 0]
     before[6] = 0x20
     #expect(!finish(head + before).isChanged)
     before[6] = 0
