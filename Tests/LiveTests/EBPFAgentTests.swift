@@ -155,6 +155,16 @@ struct EBPFAgentTests {
     #expect(test.cluster.logText(of: test.a).contains("/tmp is no control group of version 2"))
   }
 
+  @Test("Required while packets come by AF_XDP: the agent does not start, and says what to do")
+  func requiredBesideXDP() throws {
+    let test = try TestCluster("ebpfxdp", EBPFAgentTests.nodes)
+    defer { test.lab.cleanUp() }
+    try test.cluster.configureNodes("ebpf: required", "ebpfHooks: [overlay]", "ports: af_xdp")
+    let agent = try startAgent(test, test.a, group: test.lab.controlGroup())
+    #expect(try agent.wait(timeout: .seconds(20)).status == .exited(1))
+    #expect(test.cluster.logText(of: test.a).contains("because ports is af_xdp; set it to af_packet"))
+  }
+
   @Test("Loaded without an agent, shown, and unloaded without a trace")
   func commands() throws {
     let test = try TestCluster("ebpfcmd", EBPFAgentTests.nodes)

@@ -15,10 +15,16 @@ extension Agent {
     let settings = compiler.settings
     // What was loaded without an agent: this one decides policy itself.
     if PolicyEnforcer.unload(node: configuration.node) { log.info("ebpf policy: taken out of the kernel") }
-    // What comes by AF_XDP has passed before its programs could see it.
     guard settings.ebpf != .off, settings.ebpfHooks.contains(.overlay), steered == nil else {
       closeOffload()
-      return clearTrouble(Agent.offloadSubject)
+      guard settings.ebpf == .required, settings.ebpfHooks.contains(.overlay) else {
+        return clearTrouble(Agent.offloadSubject)
+      }
+      // What comes by AF_XDP has passed before its programs could see it.
+      return trouble(
+        Agent.offloadSubject,
+        "user space carries all packets, because ports is af_xdp; set it to af_packet, or name other hooks in ebpfHooks",
+        level: .error)
     }
     do throws(EBPFError) {
       if settings.ebpf == .auto, let refusal = offloadRefusal {
