@@ -104,6 +104,11 @@ struct Core: ~Copyable {
     record(.dropped(reason))
   }
 
+  /// Counts a frame that a port did not take when the pipeline was done with it.
+  mutating func drop(_ frame: Frame, _ reason: DropReason) {
+    drops.add(reason, at: frame.port, frame: frame, timestamp: now)
+  }
+
   @inline(__always)
   mutating func record(_ event: @autoclosure () -> TraceEvent) {
     if isTracing { trace.append(event()) }

@@ -1,3 +1,5 @@
+import Synchronization
+
 /// The tables, and the workers that read them.
 ///
 /// The control side changes tables, ports and flows inside `change`, from any thread; each lane is driven by one thread.
@@ -9,15 +11,30 @@ public final class DataPath: @unchecked Sendable {
   private let turns: [Gate.Turn]
   private var offload: (any FlowOffload)?
 
-  /// A data plane with this many workers, each with room for `flowLimit` flows of each family and for the endpoints of
-  /// `affinityLimit` clients (KP-50). From the same `seed` come the same choices; on live ports nobody should know it.
-  public init(workers: Int = 1, flowLimit: Int = 1 << 18, affinityLimit: Int = 1 << 16, seed: UInt64 = 0) {
+  /// What lanes have in common besides the tables.
+  public enum Sharing: Sendable {
+    /// Nothing: each has flows of its own, and must get all packets of these, of both directions.
+    case tables
+    /// One pipeline with one set of flows, which they use by turns; each receives and sends by ports of its own meanwhile.
+    case flows
+  }
+
+  /// A data plane with this many workers, each (or, where they share flows, all together) with room for `flowLimit` flows of
+  /// each family and for the endpoints of `affinityLimit` clients (KP-50). From the same `seed` come the same choices; on live
+  /// ports nobody should know it.
+  public init(
+    workers: Int = 1, sharing: Sharing = .tables, flowLimit: Int = 1 << 18, affinityLimit: Int = 1 << 16,
+    seed: UInt64 = 0
+  ) {
     unsafe tables = .allocate(capacity: 1)
     unsafe tables.initialize(to: Tables())
     turns = (0..<workers).map { _ in Gate.Turn() }
+    func stage(_ number: Int) -> Stage {
+      Stage(Pipeline(flowLimit: flowLimit, affinityLimit: affinityLimit, seed: mix(seed, UInt64(number))))
+    }
+    let common = sharing == .flows && workers > 1 ? stage(0) : nil
     lanes = turns.enumerated().map { [gate] number, turn in
-      Lane(
-        Pipeline(flowLimit: flowLimit, affinityLimit: affinityLimit, seed: mix(seed, UInt64(number))), gate, turn)
+      Lane(common ?? stage(number), isShared: common != nil, gate, turn)
     }
     for lane in lanes { unsafe lane.tables = tables }
   }
@@ -26,13 +43,24 @@ public final class DataPath: @unchecked Sendable {
   public func setOffload(_ offload: (any FlowOffload)?) {
     change { _ in
       self.offload = offload
-      for lane in lanes { lane.withPipeline { $0.setOffload(offload) } }
+      for lane in lanes where lane.isFirst(of: lanes) { lane.withPipeline { $0.setOffload(offload) } }
     }
   }
 
   deinit {
     unsafe tables.deinitialize(count: 1)
     unsafe tables.deallocate()
+  }
+
+  /// The port at a place, by whichever lane its packets come in; nil: none. Inside `change`.
+  public func port(_ index: PortIndex) -> (any Port)? {
+    let all = lanes.compactMap { $0[port: index] }
+    return all.first { $0.descriptor != nil } ?? all.first
+  }
+
+  /// What was counted at a place, by all lanes together. Inside `change`.
+  public func statistics(of index: PortIndex) -> PortStatistics {
+    lanes.reduce(PortStatistics()) { sum, lane in sum + (lane[port: index]?.statistics ?? PortStatistics()) }
   }
 
   /// Runs `body`, which may change the tables and look at the lanes' pipelines, between batches. Packets wait meanwhile.
@@ -46,33 +74,50 @@ public final class DataPath: @unchecked Sendable {
   }
 }
 
-/// One worker's share of the data plane: its pipeline, its batch, and the ports that it sends by.
+/// A pipeline, and whose turn it is where several lanes have the same.
+private final class Stage: @unchecked Sendable {
+  var pipeline: Pipeline
+  let turn = Mutex<Void>(())
+
+  init(_ pipeline: consuming Pipeline) { self.pipeline = pipeline }
+}
+
+/// One worker's share of the data plane: its pipeline, or its turn at the one that all have; its batch, and the ports that
+/// it sends by.
 ///
 /// `poll` and `tick` are called by the worker's thread alone; everything else only inside `DataPath.change`, or where no
 /// thread polls.
 @safe
 public final class Lane: @unchecked Sendable {
-  private var pipeline: Pipeline
+  private let stage: Stage
+  /// Where several lanes have the same pipeline; else nil.
+  private let outbox: Outbox?
   private var ports = PortSet()
   private var batch = FrameBatch()
   fileprivate var tables: UnsafeMutablePointer<Tables>!
   private let gate: Gate
   private let turn: Gate.Turn
 
-  fileprivate init(_ pipeline: consuming Pipeline, _ gate: Gate, _ turn: Gate.Turn) {
-    self.pipeline = pipeline
+  fileprivate init(_ stage: Stage, isShared: Bool, _ gate: Gate, _ turn: Gate.Turn) {
+    self.stage = stage
+    outbox = isShared ? Outbox() : nil
     self.gate = gate
     self.turn = turn
   }
 
+  fileprivate func isFirst(of lanes: [Lane]) -> Bool { lanes.first { $0.stage === stage } === self }
+
   /// Runs `body` on the pipeline. (No property: the optimizer of Swift 6.3.1 stops at a setter of this type.)
   @inline(never)
-  public func withPipeline<R>(_ body: (inout Pipeline) throws -> R) rethrows -> R { try body(&pipeline) }
+  public func withPipeline<R>(_ body: (inout Pipeline) throws -> R) rethrows -> R { try body(&stage.pipeline) }
 
   /// The port at a place; nil: none.
   public subscript(port index: PortIndex) -> (any Port)? {
     get { ports[index] }
-    set { ports[index] = newValue }
+    set {
+      ports[index] = newValue
+      outbox?.set(newValue, at: index)
+    }
   }
 
   /// Takes one batch from a port through the pipeline and returns the number of frames.
@@ -89,16 +134,38 @@ public final class Lane: @unchecked Sendable {
       case .at(let nanoseconds): nanoseconds
       case .captured: batch[0].timestamp
       }
-    unsafe pipeline.process(&batch, from: index, at: time, tables.pointee, ports)
+    if let outbox {
+      outbox.begin(batch)
+      stage.turn.withLock { _ in
+        unsafe stage.pipeline.process(&batch, from: index, at: time, tables.pointee, outbox.ports)
+      }
+      send(outbox)
+    } else {
+      unsafe stage.pipeline.process(&batch, from: index, at: time, tables.pointee, ports)
+    }
     port.release(&batch)
     return count
+  }
+
+  /// Sends what the pipeline has listed, and counts what ports did not take.
+  private func send(_ outbox: Outbox) {
+    outbox.send()
+    if !outbox.refused.isEmpty {
+      stage.turn.withLock { _ in
+        for (index, reason) in outbox.refused { stage.pipeline.core.drop(outbox.frame(index), reason) }
+      }
+    }
+    outbox.end()
   }
 
   /// Lets time pass: see `Pipeline.tick`.
   public func tick(at now: UInt64) {
     gate.enter(turn)
     defer { gate.leave(turn) }
-    unsafe pipeline.tick(at: now, tables.pointee, ports)
+    guard let outbox else { return unsafe stage.pipeline.tick(at: now, tables.pointee, ports) }
+    outbox.beginWithout()
+    stage.turn.withLock { _ in unsafe stage.pipeline.tick(at: now, tables.pointee, outbox.ports) }
+    send(outbox)
   }
 
   /// What the control side has to look after since the last call: see `Pipeline.takeRequests`. Also says whether packets
@@ -106,7 +173,7 @@ public final class Lane: @unchecked Sendable {
   public func takeRequests() -> (requests: [ControlRequest], isHolding: Bool) {
     gate.enter(turn)
     defer { gate.leave(turn) }
-    return (pipeline.takeRequests(), pipeline.isHolding)
+    return stage.turn.withLock { _ in (stage.pipeline.takeRequests(), stage.pipeline.isHolding) }
   }
 
   /// Where a batch's time comes from.

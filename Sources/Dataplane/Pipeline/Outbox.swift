@@ -1,0 +1,140 @@
+import Addresses
+
+/// What a worker has to send, listed while it holds the pipeline that it shares with others and sent when it does not: the
+/// kernel's work of sending takes a hundred times as long as the pipeline's.
+///
+/// The pipeline sees ports that only list. Frames in the memory of the port that the batch came from stay there until it is
+/// released; those that the pipeline made in memory of its own are copied, because the next worker uses that again.
+@safe
+final class Outbox {
+  /// The ports that the pipeline sees.
+  private(set) var ports = PortSet()
+  private var frames = FrameBatch(capacity: Outbox.capacity)
+  private var arena = FrameArena(capacity: 1 << 20)
+  private var listed: [ListingPort] = []
+  /// Frames that a port did not take, by their places.
+  private(set) var refused: [(index: Int, reason: DropReason)] = []
+
+  /// The batch that is being worked on: where its list is, and its frames' buffers as they came.
+  private var batch: UnsafeMutablePointer<Frame>?
+  private var buffers = Memory<UInt>(count: FrameBatch.standardCapacity)
+  private var received = 0
+
+  private static var capacity: Int { 1024 }
+
+  /// Puts a port at a place, or takes it away.
+  func set(_ port: (any Port)?, at index: PortIndex) {
+    ports[index] = port.map { ListingPort($0, self, capacity: Outbox.capacity) }
+  }
+
+  /// From now on frames of this batch are listed; nil: there is none, all frames are the pipeline's.
+  func begin(_ batch: borrowing FrameBatch) {
+    unsafe self.batch = batch.view.pointer
+    received = batch.count
+    for index in 0..<received { unsafe buffers[index] = UInt(bitPattern: batch[index].buffer) }
+  }
+
+  func beginWithout() {
+    unsafe batch = nil
+    received = 0
+  }
+
+  /// Whether nothing is listed.
+  var isEmpty: Bool { listed.isEmpty }
+
+  /// Sends what is listed.
+  func send() {
+    for port in listed { send(port) }
+    listed.removeAll(keepingCapacity: true)
+  }
+
+  /// A frame that was refused.
+  func frame(_ index: Int) -> Frame { frames[index] }
+
+  /// Forgets all frames: to be called when those that were refused are counted, before the batch is released.
+  func end() {
+    refused.removeAll(keepingCapacity: true)
+    frames.removeAll()
+    arena.reset()
+  }
+
+  private func send(_ port: ListingPort) {
+    let sent = port.port.transmit(frames, port.indices)
+    for position in sent..<max(sent, port.indices.count) {
+      refused.append((port.indices[position], port.port.isExhausted ? .portDown : .transmitFull))
+    }
+    port.indices.removeAll()
+  }
+
+  /// Lists frames for a port; sends them at once, behind what is listed for it, where there is no room.
+  fileprivate func list(_ batch: borrowing FrameBatch, _ indices: borrowing FrameList, _ port: ListingPort) -> Int {
+    let isReceived = unsafe batch.view.pointer == self.batch
+    for position in 0..<indices.count {
+      let index = indices[position]
+      let frame = batch[index]
+      if isReceived, index < received, unsafe UInt(bitPattern: frame.buffer) == buffers[index], !frames.isFull {
+        add(frame, port)
+      } else if !frames.isFull, let copy = copy(frame) {
+        add(copy, port)
+      } else {
+        return position + sendRest(batch, indices, from: position, port)
+      }
+    }
+    return indices.count
+  }
+
+  private func add(_ frame: Frame, _ port: ListingPort) {
+    if port.indices.isEmpty { listed.append(port) }
+    port.indices.append(frames.count)
+    frames.append(frame)
+  }
+
+  private func copy(_ frame: Frame) -> Frame? {
+    guard let made = arena.frame(length: Int(frame.length)) else { return nil }
+    made.octets.copy(from: frame.octets, to: 0)
+    var copy = frame
+    unsafe copy.buffer = made.buffer
+    (copy.capacity, copy.start) = (made.capacity, made.start)
+    copy.checksumStart = frame.checksumStart &- frame.start &+ made.start
+    return copy
+  }
+
+  private func sendRest(
+    _ batch: borrowing FrameBatch, _ indices: borrowing FrameList, from position: Int, _ port: ListingPort
+  ) -> Int {
+    if !port.indices.isEmpty {
+      send(port)
+      listed.removeAll { $0 === port }
+    }
+    var rest = FrameList(capacity: max(1, indices.count - position))
+    for position in position..<indices.count { rest.append(indices[position]) }
+    return port.port.transmit(batch, rest)
+  }
+}
+
+/// A port as the pipeline sees it that several workers share.
+private final class ListingPort: Port {
+  let port: any Port
+  private unowned let outbox: Outbox
+  /// The frames that are listed for it, in order.
+  var indices: FrameList
+
+  init(_ port: any Port, _ outbox: Outbox, capacity: Int) {
+    self.port = port
+    self.outbox = outbox
+    indices = FrameList(capacity: capacity)
+  }
+
+  var name: String { port.name }
+  var capabilities: PortCapabilities { port.capabilities }
+  var mtu: Int { port.mtu }
+  var statistics: PortStatistics { port.statistics }
+  var descriptor: Int32? { port.descriptor }
+  var isExhausted: Bool { port.isExhausted }
+
+  func receive(into batch: inout FrameBatch) -> Int { port.receive(into: &batch) }
+  func release(_ batch: inout FrameBatch) { port.release(&batch) }
+  func transmit(_ batch: borrowing FrameBatch, _ indices: borrowing FrameList) -> Int {
+    outbox.list(batch, indices, self)
+  }
+}
