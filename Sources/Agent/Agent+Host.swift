@@ -44,7 +44,7 @@ extension Agent {
     let index = try dataPath.change { tables in
       port.refresh()
       let index = tables.addPort(describe(port, mtu: port.mtu))
-      try worker.add(port, at: index)
+      try workers.add(port, at: index)
       return index
     }
     host = HostDevice(index: index, port: port)
@@ -113,7 +113,7 @@ extension Agent {
     host = nil
     compiler.setHostPort(nil)
     dataPath.change { tables in
-      worker.remove(device.index)
+      workers.remove(device.index)
       tables.removePort(device.index)
     }
     for route in device.routes.values { try? netlink.deleteRoute(route) }

@@ -162,7 +162,7 @@ extension Agent {
   private func add(_ port: any Port, _ attachment: PodAttachment) throws -> PortIndex {
     try dataPath.change { tables in
       let index = tables.addPort(attachment.portDescription(capabilities: port.capabilities))
-      do { try worker.add(port, at: index) } catch {
+      do { try workers.add(port, at: index) } catch {
         tables.removePort(index)
         throw error
       }
@@ -200,7 +200,7 @@ extension Agent {
     compiler.setPort(nil, for: key)
     dataPath.change { tables in
       compiler.commit(to: &tables)
-      worker.remove(open.index)
+      workers.remove(open.index)
       tables.removePort(open.index)
     }
     // Removing a filter from a device that is being removed would only make both wait for each other.

@@ -119,7 +119,7 @@ extension Agent {
     let xdp = openSteered(link.index, "underlay") { try $0.openUnderlay(port, classifier) }
     let index = try dataPath.change { tables in
       let index = tables.addPort(describe(port, mtu: link.mtu))
-      do { try worker.add(xdp ?? port, at: index) } catch {
+      do { try workers.add(xdp ?? port, at: index, weight: Workers.underlayWeight) } catch {
         tables.removePort(index)
         throw error
       }
@@ -143,7 +143,7 @@ extension Agent {
     compiler.setUnderlay(nil)
     dataPath.change { tables in
       compiler.commit(to: &tables)
-      worker.remove(open.index)
+      workers.remove(open.index)
       tables.removePort(open.index)
     }
     do { try open.guardian.remove() } catch { log.error("\(error)") }

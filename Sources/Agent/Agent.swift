@@ -25,7 +25,7 @@ public final class Agent {
   let loop: EventLoop
   let monitor: NetlinkMonitor
   let dataPath: DataPath
-  let worker: Worker
+  let workers: Workers
   let serviceManager = ServiceManager()
   let startTime = kalsae_realtime()
 
@@ -131,15 +131,10 @@ public final class Agent {
       netlink = try Netlink()
       monitor = try NetlinkMonitor()
       let settings = state.settings(ofNode: configuration.node)
-      dataPath = DataPath(workers: 1, flowLimit: max(1024, settings.flowTableSize))
-      worker = try Worker(dataPath.lanes[0], processor: settings.busyPoll ? Agent.lastProcessor : nil) {
-        [requests] in requests.put($0)
-      }
-      metrics = MetricsBoard(dataPath, dataPath.lanes[0], board, startTime: startTime)
-      worker.busyPoll.store(settings.busyPoll, ordering: .relaxed)
-      if settings.workers > 1 {
-        log.warning("workers: \(settings.workers) is asked for; this version moves all packets in one thread")
-      }
+      let count = Agent.workerCount(settings, log)
+      dataPath = DataPath(workers: count, sharing: .flows, flowLimit: max(1024, settings.flowTableSize))
+      workers = try Workers(dataPath.lanes, busyPoll: settings.busyPoll) { [requests] in requests.put($0) }
+      metrics = MetricsBoard(dataPath, board, startTime: startTime)
     } catch let error as NodeError {
       throw AgentError(Agent.code(error.code), "\(error)")
     } catch let error as PortError {
@@ -152,12 +147,18 @@ public final class Agent {
     addressManagers.setCatalog(PoolCatalog(compiler.state))
   }
 
-  /// The processor for a worker that never sleeps: the last of those that the process may use. A worker that sleeps is
-  /// best left to the scheduler, which knows who else wants to run.
-  private static var lastProcessor: Int32? {
-    var numbers = [Int32](repeating: 0, count: 1024)
-    let count = unsafe kalsae_processors(&numbers, Int32(numbers.count))
-    return count > 1 ? numbers[Int(count) - 1] : nil
+  /// How many workers there are, from start to end.
+  private static func workerCount(_ settings: NodeSettings, _ log: Logger) -> Int {
+    guard settings.workers > 1 else { return 1 }
+    if settings.ports == .afXDP {
+      log.warning(
+        "workers: \(settings.workers) are asked for, but AF_XDP's ports have one; with ports: af_packet there can be more"
+      )
+      return 1
+    }
+    let count = min(settings.workers, Workers.most)
+    log.info("workers: \(count)\(count < settings.workers ? ", one for each processor" : "")")
+    return count
   }
 
   static func code(_ number: Int32) -> AgentError.Code {
@@ -199,7 +200,7 @@ public final class Agent {
       inheritance.discard()
       try requireSockets()
       moveWaiting()
-      try worker.start()
+      try workers.start()
       watch = try source.watch { [updates, board] in
         // Here, and not where it is taken in: what waits may wait because that side is stuck.
         board.noteQueued(at: kalsae_monotonic(), time: kalsae_realtime())
@@ -302,7 +303,7 @@ public final class Agent {
     needsCommit = false
     dataPath.change { compiler.commit(to: &$0) }
     settleNeighbours()
-    worker.waker.wake()
+    workers.wake()
   }
 
   /// Brings tables, ports and the kernel's routes up to date with all that is known.
@@ -332,8 +333,8 @@ public final class Agent {
     metrics.observeSynchronisation(Double(kalsae_monotonic() &- began) / 1e9)
     settleWeb(since: began)
     settleNeighbours()
-    worker.busyPoll.store(compiler.settings.busyPoll, ordering: .relaxed)
-    worker.waker.wake()
+    workers.setBusyPoll(compiler.settings.busyPoll)
+    workers.wake()
   }
 
   // MARK: Troubles
@@ -366,7 +367,7 @@ public final class Agent {
     watch?.stop()
     servers?.settle([])
     spares.close()
-    worker.stop()
+    workers.stop()
     if exitSignal != 0 { saveFlows() }
     inheritance.discard()
     closeSockets()

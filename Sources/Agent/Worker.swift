@@ -14,6 +14,8 @@ final class Worker: @unchecked Sendable {
   /// Whether to look again and again instead of sleeping.
   let busyPoll = Atomic(false)
   private let processor: Int32?
+  /// Whether the worker lets time pass: one of those that share a pipeline does.
+  private let passesTime: Bool
   /// The ports whose packets the worker fetches while there is work, and how often that has changed.
   private let fetched = Mutex<[Fetched]>([])
   private struct Fetched: Sendable {
@@ -36,10 +38,12 @@ final class Worker: @unchecked Sendable {
 
   /// `onRequests` is called on the worker's thread; it must be quick.
   init(
-    _ lane: Lane, processor: Int32?, onRequests: @escaping @Sendable ([ControlRequest]) -> Void
+    _ lane: Lane, processor: Int32?, passesTime: Bool,
+    onRequests: @escaping @Sendable ([ControlRequest]) -> Void
   ) throws(PortError) {
     self.lane = lane
     self.processor = processor
+    self.passesTime = passesTime
     self.onRequests = onRequests
     poller = try Poller()
     waker = poller.waker
@@ -140,7 +144,7 @@ final class Worker: @unchecked Sendable {
       let isWoken = wait > 0 && ready == 0
       if isWoken || now &- lastTick >= (worked > 0 || isHolding ? Worker.shortTick : Worker.longTick) {
         lastTick = now
-        lane.tick(at: now)
+        if passesTime { lane.tick(at: now) }
       } else if worked == 0 {
         continue
       }

@@ -37,11 +37,13 @@ public final class TAPPort: Port {
   public var mtu: Int
   public private(set) var state: State = .up
   /// `kernelDrops` is always 0 here: the device counts those, as `tx_dropped`.
-  public private(set) var statistics = PortStatistics()
+  public var statistics: PortStatistics { counters + output.statistics }
   public var isExhausted: Bool { state == .removed }
   public var descriptor: Int32? { file }
 
   private let file: Int32
+  private let output: TAPSender
+  private var counters = PortStatistics()
   private let namespace: String?
   private let pool: FramePool
   private var used = 0
@@ -74,6 +76,7 @@ public final class TAPPort: Port {
     // is new in both directions at once.
     let udp = opened.offloads & KALSAE_TUN_USO4 != 0
     capabilities = udp ? [.checksum, .tcp4, .tcp6, .udp] : [.checksum, .tcp4, .tcp6]
+    output = TAPSender(on: file, name: name, mtu: mtu, capabilities)
   }
 
   /// Goes on with a port that another process has handed over; it is not made anew. The descriptor belongs to the port,
@@ -94,6 +97,7 @@ public final class TAPPort: Port {
     state = device.isUp ? .up : .down
     pool = FramePool(slots: options.slots, slotSize: TAPPort.slotSize)
     capabilities = PortCapabilities(rawValue: inherited.capabilities)
+    output = TAPSender(on: file, name: name, mtu: mtu, capabilities)
   }
 
   /// What another process needs to go on with the port; the descriptor still belongs to this one.
@@ -157,23 +161,23 @@ public final class TAPPort: Port {
       }
       let length = result - TAPPort.vnetLength
       guard length >= 14 else {
-        statistics.receiveErrors += 1
+        counters.receiveErrors += 1
         continue
       }
       var frame = pool.frame(used, headroom: TAPPort.headroom, length: length)
       let header = unsafe (pool.address(used) + (TAPPort.headroom - TAPPort.vnetLength)).loadUnaligned(
         as: VirtioHeader.self)
       guard header.describe(&frame) else {
-        statistics.receiveErrors += 1
+        counters.receiveErrors += 1
         continue
       }
       batch.append(frame)
       used += 1
       received += 1
-      statistics.receivedOctets += UInt64(length)
+      counters.receivedOctets += UInt64(length)
     }
     if received > 0, state == .down { state = .up }
-    statistics.receivedFrames += UInt64(received)
+    counters.receivedFrames += UInt64(received)
     return received
   }
 
@@ -183,29 +187,18 @@ public final class TAPPort: Port {
   }
 
   public func transmit(_ batch: borrowing FrameBatch, _ indices: borrowing FrameList) -> Int {
-    var sent = 0
-    for position in 0..<indices.count {
-      let frame = batch[indices[position]]
-      var header = VirtioHeader(for: frame)
-      let result = unsafe kalsae_tap_write(file, &header, frame.buffer + Int(frame.start), UInt(frame.length))
-      switch -result {
-      case 0:
-        sent += 1
-        statistics.sentOctets += UInt64(frame.length)
-        if state == .down { state = .up }
-      case EIO where state == .up:
-        // The kernel's word for a device that is down.
-        state = .down
-      case EBADFD, ENODEV:
-        state = .removed
-      default:
-        break
-      }
+    let sent = output.transmit(batch, indices)
+    switch output.takeOutcome() {
+    case .sent where state == .down: state = .up
+    case .down where state == .up: state = .down
+    case .removed: state = .removed
+    default: break
     }
-    statistics.sentFrames += UInt64(sent)
-    statistics.sendErrors += UInt64(indices.count - sent)
     return sent
   }
+
+  /// What another worker sends by; it must not outlive the port. nil: no descriptor is left.
+  public func sender() -> TAPSender? { TAPSender(of: file, name: name, mtu: mtu, capabilities) }
 
   /// Reads the device's state and MTU anew: on the port's worker, when the control plane has heard of a change.
   public func refresh() {

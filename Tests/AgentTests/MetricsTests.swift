@@ -10,7 +10,7 @@ struct MetricsTests {
   private func text(_ change: (MetricsBoard, HealthBoard) -> Void = { _, _ in }) -> String {
     let dataPath = DataPath(flowLimit: 2048, affinityLimit: 4096)
     let health = HealthBoard()
-    let board = MetricsBoard(dataPath, dataPath.lanes[0], health, startTime: 7_000_000_000)
+    let board = MetricsBoard(dataPath, health, startTime: 7_000_000_000)
     change(board, health)
     return board.text()
   }

@@ -43,7 +43,7 @@ extension Agent {
     let portCount = self.portCount
     let (flows, statistics, drops, routes) = dataPath.change { tables in
       let routes = tables.routeCount
-      return worker.lane.withPipeline { pipeline in
+      return workers.lane.withPipeline { pipeline in
         (
           pipeline.flowCount, pipeline.flowStatistics,
           pipeline.dropCounts(ports: portCount).reduce(0) { $0 + $1.packets }, routes
@@ -93,8 +93,8 @@ extension Agent {
     openPorts.compactMap { index, port, pod in
       dataPath.change { tables -> PortView? in
         guard let description = tables.port(index) else { return nil }
-        let statistics = port.statistics
-        let drops = worker.lane.withPipeline { pipeline in
+        let statistics = dataPath.statistics(of: index)
+        let drops = workers.lane.withPipeline { pipeline in
           var sum: UInt64 = 0
           for reason in DropReason.allCases { sum += pipeline.dropCount(reason, at: index) }
           return sum
@@ -209,7 +209,7 @@ extension Agent {
         && transport.map { $0 == flow.transport } ?? true && request.port.map(ports.contains) ?? true
     }
     let chosen = dataPath.change { tables in
-      let all = worker.lane.withPipeline {
+      let all = workers.lane.withPipeline {
         $0.syncOffload()
         return $0.flows(limit: isFiltered ? .max : limit)
       }
@@ -233,7 +233,7 @@ extension Agent {
   private func dropsView(_ limit: Int) -> DropsView {
     let count = portCount
     let (counts, samples) = dataPath.change { _ in
-      worker.lane.withPipeline { ($0.dropCounts(ports: count), $0.dropSamples) }
+      workers.lane.withPipeline { ($0.dropCounts(ports: count), $0.dropSamples) }
     }
     let names = portNames
     func name(_ port: PortIndex) -> String { names[port] ?? "port \(port.rawValue)" }

@@ -60,7 +60,7 @@ extension Agent {
   /// Packets that the kernel has carried; nil: it carries none.
   var carriedPackets: UInt64? {
     if offload == nil { return nil }
-    return dataPath.change { _ in worker.lane.withPipeline { $0.offloadTotals.packets } }
+    return dataPath.change { _ in workers.lane.withPipeline { $0.offloadTotals.packets } }
   }
 
   private func startOffload() throws(EBPFError) -> FlowOffloader {
@@ -148,7 +148,7 @@ extension Agent {
   /// Has user space get all packets, while what is loaded stays for the agent that takes over.
   func pauseOffload() {
     guard offload != nil else { return }
-    dataPath.change { _ in worker.lane.withPipeline { $0.syncOffload() } }
+    dataPath.change { _ in workers.lane.withPipeline { $0.syncOffload() } }
     dataPath.setOffload(nil)
   }
 }

@@ -108,6 +108,13 @@ extension Agent {
       return
     }
     guard steered == nil, steeringRefusal == nil else { return }
+    guard workers.count == 1 else {
+      steeringRefusal = "there are \(workers.count) workers"
+      return trouble(
+        Agent.steeringSubject,
+        "no AF_XDP by \(workers.count) workers: packet sockets are used; start with one",
+        level: .warning)
+    }
     let mtu = max(1500, findUnderlay()?.mtu ?? 0)
     do {
       steered = try SteeredDevices(frames: compiler.settings.xdpFrames, mtu: mtu)

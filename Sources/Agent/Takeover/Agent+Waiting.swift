@@ -37,9 +37,11 @@ extension Agent {
       guard let frames = waiting.frames[name] else { continue }
       let memory = MemoryPort(name: name, mtu: port.mtu, capabilities: port.capabilities)
       for frame in frames { memory.enqueue(frame) }
-      worker.lane[port: index] = memory
-      while case let count = worker.lane.poll(index, at: .at(kalsae_monotonic())), count > 0 { moved += count }
-      worker.lane[port: index] = port
+      let lane = workers.lane
+      let own = lane[port: index]
+      lane[port: index] = memory
+      while case let count = lane.poll(index, at: .at(kalsae_monotonic())), count > 0 { moved += count }
+      lane[port: index] = own
     }
     log.info("\(moved) packets that waited are sent on")
   }

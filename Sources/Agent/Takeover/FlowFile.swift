@@ -73,7 +73,7 @@ extension Agent {
     let octets = handed.isEmpty ? FlowFile.take(.flows, from: configuration.dataDirectory) : handed
     guard !octets.isEmpty else { return }
     let outcome = dataPath.change { tables in
-      worker.lane.withPipeline {
+      workers.lane.withPipeline {
         $0.restoreFlows(octets, tables, owner: AttachmentStore.boot, at: kalsae_monotonic())
       }
     }
@@ -87,7 +87,7 @@ extension Agent {
   /// Leaves the flows to the next agent.
   func saveFlows() {
     let octets = dataPath.change { tables in
-      worker.lane.withPipeline {
+      workers.lane.withPipeline {
         $0.syncOffload()
         return $0.saveFlows(tables, owner: AttachmentStore.boot)
       }

@@ -94,7 +94,7 @@ extension Agent {
     log.notice("node \(configuration.node): another agent takes over")
     endRequests()
     spares.close()
-    worker.stop()
+    workers.stop()
     pauseOffload()
     // The other one puts its own programs there; its packet socket is the same.
     for open in pods.values where open.port is XDPPort { steered?.close(open.interface) }
@@ -102,7 +102,7 @@ extension Agent {
     var view = HandoverView(names: [], ports: [], restore: restore.map { [$0.name, $0.value] })
     var flows: [UInt8] = []
     dataPath.change { tables in
-      flows = worker.lane.withPipeline { $0.saveFlows(tables, owner: AttachmentStore.boot) }
+      flows = workers.lane.withPipeline { $0.saveFlows(tables, owner: AttachmentStore.boot) }
     }
     func add(_ name: String, _ port: InheritedPort) {
       view.names.append(name)

@@ -37,14 +37,12 @@ final class MetricsBoard: Sendable {
 
   private let state = Mutex(State())
   private let dataPath: DataPath
-  private let lane: Lane
   private let board: HealthBoard
   private let startTime: UInt64
 
   /// `startTime`: of the process, in nanoseconds since 1970.
-  init(_ dataPath: DataPath, _ lane: Lane, _ board: HealthBoard, startTime: UInt64) {
+  init(_ dataPath: DataPath, _ board: HealthBoard, startTime: UInt64) {
     self.dataPath = dataPath
-    self.lane = lane
     self.board = board
     self.startTime = startTime
   }
@@ -127,13 +125,16 @@ final class MetricsBoard: Sendable {
 
   private func addDataPath(_ facts: Facts, _ text: inout MetricsText) {
     let highest = facts.ports.map { Int($0.index.rawValue) }.max() ?? 0
-    let lane = self.lane
+    let (dataPath, lane) = (self.dataPath, self.dataPath.lanes[0])
     let (flows, memory, statistics, affinityEvictions, drops, routes, ports, use, evictions, offload) = dataPath.change
     {
       tables in
       let ports = facts.ports.compactMap { entry in
-        lane[port: entry.index].map {
-          (name: entry.name, statistics: $0.statistics, kind: $0.kindName, xdp: ($0 as? XDPPort)?.counters)
+        dataPath.port(entry.index).map {
+          (
+            name: entry.name, statistics: dataPath.statistics(of: entry.index), kind: $0.kindName,
+            xdp: ($0 as? XDPPort)?.counters
+          )
         }
       }
       return lane.withPipeline { pipeline in

@@ -84,6 +84,7 @@ enum LiveKind: Equatable {
       ("kalsae-vxlan-tap", .kalsae(.vxlan, .tap)),
       ("kalsae-vxlan-cut", .kalsae(.vxlan, .veth, settings: ["tunnelOffload: false"] + userSpace)),
       ("kalsae-vxlan-xdp", .kalsae(.vxlan, .veth, settings: ["ports: af_xdp"] + userSpace)),
+      ("kalsae-vxlan-workers", .kalsae(.vxlan, .veth, settings: ["workers: 2"] + userSpace)),
       ("kalsae-vxlan-poll", .kalsae(.vxlan, .veth, settings: [polling] + userSpace)),
       ("service-nftables", .kernel(tunnel: "vxlan", toServices: true)),
       ("service-kalsae", .kalsae(.vxlan, .veth, settings: userSpace, toServices: true)),

@@ -61,6 +61,18 @@ public struct PortStatistics: Sendable, Equatable {
 
   @inlinable
   public init() {}
+
+  public static func + (one: PortStatistics, other: PortStatistics) -> PortStatistics {
+    var sum = one
+    sum.receivedFrames += other.receivedFrames
+    sum.receivedOctets += other.receivedOctets
+    sum.kernelDrops += other.kernelDrops
+    sum.receiveErrors += other.receiveErrors
+    sum.sentFrames += other.sentFrames
+    sum.sentOctets += other.sentOctets
+    sum.sendErrors += other.sendErrors
+    return sum
+  }
 }
 
 /// A place where frames come from and go to. Called from one worker only.

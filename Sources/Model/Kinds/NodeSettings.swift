@@ -97,7 +97,8 @@ public struct NodeSettings: Sendable, Equatable {
   /// The frames for which AF_XDP has memory, 8192 to 131,072, of 2 KiB each with an MTU of up to 1,688, else of 4 KiB. The
   /// underlay's port takes 4096, a pod's 2048. Default 32,768.
   public var xdpFrames: Int
-  /// The number of packet threads, 1 to 64. Default 1.
+  /// The number of threads that move packets, 1 to 64, as the agent starts; at most one for each processor, and one alone with
+  /// `af_xdp`. Each receives by some of the ports and sends by all. Default 1.
   public var workers: Int
   /// Whether packet threads poll without sleeping: lower latency for a whole core each. Default false.
   public var busyPoll: Bool

@@ -78,7 +78,7 @@ public final class AFPacketPort: Port {
   /// before this one has taken all.
   private static let pooledFrames = 8
   private static let pooledHeadroom = 146
-  private let queue = TransmitQueue(headerLength: 10)
+  private let output: PacketSender
   private var counters = PortStatistics()
   private var emptyReceives = 0
 
@@ -86,7 +86,7 @@ public final class AFPacketPort: Port {
   public var statistics: PortStatistics {
     var drops: UInt32 = 0
     if unsafe kalsae_packet_drops(socket, &drops) == 0 { counters.kernelDrops += UInt64(drops) }
-    return counters
+    return counters + output.statistics
   }
 
   /// Opens the device of that name.
@@ -160,6 +160,7 @@ public final class AFPacketPort: Port {
     if kalsae_kernel_at_least(6, 2) != 0 { capabilities.insert(.udp) }
     if tunnels >= 0 { capabilities.insert(.tunnels) }
     self.capabilities = capabilities
+    output = PacketSender(on: socket, name: name, mtu: mtu, capabilities)
   }
 
   /// Goes on with a port that another process has handed over. The descriptor belongs to the port, unless this throws.
@@ -196,6 +197,7 @@ public final class AFPacketPort: Port {
     (tunnels, tunnelRefusal) = finishesTunnels ? AFPacketPort.attachTunnels(device) : (-1, nil)
     if tunnels >= 0 { capabilities.insert(.tunnels) } else { capabilities.remove(.tunnels) }
     self.capabilities = capabilities
+    output = PacketSender(on: socket, name: name, mtu: mtu, capabilities)
   }
 
   /// What another process needs to go on with the port. Nothing may be received here any more; the descriptor still
@@ -362,55 +364,16 @@ public final class AFPacketPort: Port {
   }
 
   public func transmit(_ batch: borrowing FrameBatch, _ indices: borrowing FrameList) -> Int {
-    var sent = 0
-    var position = 0
-    while position < indices.count {
-      let count = min(indices.count - position, TransmitQueue.capacity)
-      for i in 0..<count { queue.set(batch[indices[position + i]], at: i) }
-      sent += send(count, batch, indices, from: position)
-      position += count
+    let sent = output.transmit(batch, indices)
+    if output.takeFailure() {
+      takeError()
+      if state == .up { state = .down }
     }
     return sent
   }
 
-  /// Sends what is in the queue, past frames that the kernel refuses.
-  private func send(
-    _ count: Int, _ batch: borrowing FrameBatch, _ indices: borrowing FrameList, from position: Int
-  ) -> Int {
-    var next = 0
-    var sent = 0
-    var patience = 5
-    while next < count {
-      let result = queue.send(next..<count, on: socket)
-      if result > 0 {
-        for i in next..<next + result { counters.sentOctets += UInt64(batch[indices[position + i]].length) }
-        counters.sentFrames += UInt64(result)
-        sent += result
-        next += result
-        continue
-      }
-      switch Int32(truncatingIfNeeded: -result) {
-      case EAGAIN, ENOBUFS:
-        // The device is behind. Waiting a little keeps the order; waiting long would hold up every other port.
-        if patience > 0 {
-          patience -= 1
-          _ = kalsae_poll_writable(socket, 1)
-          continue
-        }
-        counters.sendErrors += UInt64(count - next)
-        return sent
-      case ENETDOWN, ENXIO, ENODEV:
-        takeError()
-        if state == .up { state = .down }
-        counters.sendErrors += UInt64(count - next)
-        return sent
-      default:
-        counters.sendErrors += 1
-        next += 1
-      }
-    }
-    return sent
-  }
+  /// What another worker sends by; it must not outlive the port. nil: no descriptor is left.
+  public func sender() -> PacketSender? { PacketSender(of: socket, name: name, mtu: mtu, capabilities) }
 
   /// Takes the socket's pending error and notes what became of the device.
   private func takeError() {

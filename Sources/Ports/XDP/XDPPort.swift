@@ -394,15 +394,7 @@ public final class XDPPort: Port {
     var sum = statisticsSoFar
     let counters = counters
     sum.kernelDrops += counters.receiveDropped + counters.receiveRingFull
-    if let other = behind?.statistics {
-      sum.receivedFrames += other.receivedFrames
-      sum.receivedOctets += other.receivedOctets
-      sum.kernelDrops += other.kernelDrops
-      sum.receiveErrors += other.receiveErrors
-      sum.sentFrames += other.sentFrames
-      sum.sentOctets += other.sentOctets
-      sum.sendErrors += other.sendErrors
-    }
+    if let behind { sum = sum + behind.statistics }
     return sum
   }
 

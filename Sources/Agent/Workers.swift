@@ -1,0 +1,90 @@
+import CLinux
+import Dataplane
+import Ports
+
+/// The threads that move packets. The packets of a port are received by one of them, so that those of a flow that come the
+/// same way stay in order; any of them sends by it.
+final class Workers {
+  private let all: [Worker]
+  /// Who receives by a port, and what the port weighs.
+  private var owners: [PortIndex: (worker: Int, weight: Int)] = [:]
+
+  /// What the port to other nodes has to carry, in pods.
+  static let underlayWeight = 16
+
+  /// One worker for each lane. `onRequests` is called on the workers' threads; it must be quick.
+  init(
+    _ lanes: [Lane], busyPoll: Bool, onRequests: @escaping @Sendable ([ControlRequest]) -> Void
+  ) throws(PortError) {
+    var workers: [Worker] = []
+    for (number, lane) in lanes.enumerated() {
+      // The first sees to what time brings; the others to their ports.
+      workers.append(
+        try Worker(
+          lane, processor: busyPoll ? Workers.processor(number) : nil, passesTime: number == 0, onRequests: onRequests))
+    }
+    all = workers
+    setBusyPoll(busyPoll)
+  }
+
+  /// The processor for a worker that never sleeps: the last ones of those that the process may use. A worker that sleeps is
+  /// best left to the scheduler, which knows who else wants to run.
+  private static func processor(_ number: Int) -> Int32? {
+    var numbers = [Int32](repeating: 0, count: 1024)
+    let count = Int(unsafe kalsae_processors(&numbers, Int32(numbers.count)))
+    return count > number + 1 ? numbers[count - 1 - number] : nil
+  }
+
+  /// As many as can run at once.
+  static var most: Int {
+    var numbers = [Int32](repeating: 0, count: 1024)
+    return max(1, Int(unsafe kalsae_processors(&numbers, Int32(numbers.count))))
+  }
+
+  var count: Int { all.count }
+  /// Where what all have in common can be looked at, inside `DataPath.change`.
+  var lane: Lane { all[0].lane }
+
+  /// Has the worker with the least to do receive by a port, and all send by it. Inside `DataPath.change`.
+  func add(_ port: any Port, at index: PortIndex, weight: Int = 1) throws(PortError) {
+    var loads = [Int](repeating: 0, count: all.count)
+    for owner in owners.values { loads[owner.worker] += owner.weight }
+    let owner = loads.indices.min { loads[$0] < loads[$1] } ?? 0
+    var senders: [(Worker, any Port)] = []
+    for (number, worker) in all.enumerated() where number != owner {
+      guard let sender = port.senderForOthers else {
+        throw PortError(device: port.name, operation: "have several workers send by it")
+      }
+      senders.append((worker, sender))
+    }
+    try all[owner].add(port, at: index)
+    for (worker, sender) in senders { worker.lane[port: index] = sender }
+    owners[index] = (owner, weight)
+  }
+
+  /// Lets go of a port. Inside `DataPath.change`.
+  func remove(_ index: PortIndex) {
+    for worker in all { worker.remove(index) }
+    owners[index] = nil
+  }
+
+  func setBusyPoll(_ isOn: Bool) { for worker in all { worker.busyPoll.store(isOn, ordering: .relaxed) } }
+
+  func start() throws { for worker in all { try worker.start() } }
+
+  /// Ends all threads and returns when they have ended.
+  func stop() { for worker in all { worker.stop() } }
+
+  func wake() { for worker in all { worker.waker.wake() } }
+}
+
+extension Port {
+  /// What a worker sends by that does not receive by the port; nil: there is no such thing, or no descriptor left.
+  fileprivate var senderForOthers: (any Port)? {
+    switch self {
+    case let port as AFPacketPort: port.sender()
+    case let port as TAPPort: port.sender()
+    default: nil
+    }
+  }
+}
