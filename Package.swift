@@ -112,7 +112,7 @@ let package = Package(
       swiftSettings: strict),
     .testTarget(
       name: "AgentTests",
-      dependencies: ["Dataplane", "Model", "Addresses", "Agent", "Compiler", "Node", "CNI", "IPAM", "Lab"],
+      dependencies: ["Dataplane", "Model", "Addresses", "Agent", "Compiler", "Node", "CNI", "IPAM", "Lab", "Ports"],
       swiftSettings: strict),
     .testTarget(name: "CNITests", dependencies: ["CNI", "Addresses", "Lab"], swiftSettings: strict),
     .testTarget(

@@ -14,7 +14,7 @@ final class Worker: @unchecked Sendable {
   /// Whether to look again and again instead of sleeping.
   let busyPoll = Atomic(false)
   private let processor: Int32?
-  /// Whether the worker lets time pass: one of those that share a pipeline does.
+  /// Whether the worker always lets time pass: one of those that share a pipeline does. The others do while packets are held.
   private let passesTime: Bool
   /// The ports whose packets the worker fetches while there is work, and how often that has changed.
   private let fetched = Mutex<[Fetched]>([])
@@ -144,7 +144,8 @@ final class Worker: @unchecked Sendable {
       let isWoken = wait > 0 && ready == 0
       if isWoken || now &- lastTick >= (worked > 0 || isHolding ? Worker.shortTick : Worker.longTick) {
         lastTick = now
-        if passesTime { lane.tick(at: now) }
+        // Whoever left packets held is who was told of them, and looks after them.
+        if passesTime || isHolding { lane.tick(at: now) }
       } else if worked == 0 {
         continue
       }
