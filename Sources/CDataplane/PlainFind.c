@@ -76,6 +76,11 @@ VECTOR static size_t find_vector(const struct kalsae_search *search, size_t coun
     _mm_storel_epi64((__m128i *)(elsewhere + last), _mm_maskz_compress_epi8(lanes, which));
     last += (size_t)__builtin_popcount(lanes);
   }
+  // Most of them are in the next slot; all are asked for before the first is looked at.
+  for (size_t i = 0; i < last; i++) {
+    const size_t next = (s.columns[HASHES + s.packets[elsewhere[i]]] + 1) & (s.slot_count - 1);
+    kalsae_prefetch_write((const struct kalsae_slot4 *)slots + next);
+  }
   for (size_t i = 0; i < last; i++) find_one(&s, elsewhere[i], 0, s.has_tunnels);
   return number;
 }

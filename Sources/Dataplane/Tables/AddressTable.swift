@@ -1,7 +1,8 @@
 import Addresses
 
 /// A hash table from (address, tag) to a number. The tag tells families and prefix lengths apart, so that one table
-/// serves hosts and prefixes. Linear probing, at most half full, growing by doubling.
+/// serves hosts and prefixes. Linear probing, at most a quarter full, so that most keys are where they are looked for first;
+/// growing by doubling.
 struct AddressTable: ~Copyable {
   struct Slot: BitwiseCopyable {
     var high: UInt64
@@ -16,10 +17,10 @@ struct AddressTable: ~Copyable {
   private(set) var count = 0
   var octets: Int { slots.octets }
   /// The entries that there is room for before the table grows.
-  var capacity: Int { (mask + 1) / 2 }
+  var capacity: Int { (mask + 1) / 4 }
 
   init(capacity: Int = 32) {
-    let size = max(64, (capacity * 2).nextPowerOfTwo)
+    let size = max(64, (capacity * 4).nextPowerOfTwo)
     slots = Memory(count: size)
     mask = size - 1
   }
@@ -42,7 +43,7 @@ struct AddressTable: ~Copyable {
 
   /// Sets the value of a key.
   mutating func insert(_ high: UInt64, _ low: UInt64, tag: UInt32, value: UInt32) {
-    if (count + 1) * 2 > mask + 1 { grow() }
+    if (count + 1) * 4 > mask + 1 { grow() }
     var position = home(high, low, tag + 1)
     while slots[position].tag != 0 {
       if slots[position].low == low && slots[position].high == high && slots[position].tag == tag + 1 {
@@ -88,7 +89,7 @@ struct AddressTable: ~Copyable {
   }
 
   private mutating func grow() {
-    var bigger = AddressTable(capacity: mask + 1)
+    var bigger = AddressTable(capacity: (mask + 1) / 2)
     for position in 0...mask where slots[position].tag != 0 {
       let slot = slots[position]
       bigger.insert(slot.high, slot.low, tag: slot.tag - 1, value: slot.value)

@@ -67,8 +67,9 @@ struct FlowSlot<Key: FlowKey>: BitwiseCopyable {
   var routedAddress: IPAddress { rewrites ? rewrite.destinationAddress : key.destinationAddress }
 }
 
-/// The flow table: both directions of every flow, by exact key. Open addressing with linear probing, at most half full;
-/// the slot itself holds what the packet needs, so that a hit costs one memory access.
+/// The flow table: both directions of every flow, by exact key. Open addressing with linear probing, at most half full, and
+/// a quarter while it is small, so that most keys are where they are looked for first; the slot itself holds what the
+/// packet needs, so that a hit costs one memory access.
 struct FlowTable<Key: FlowKey>: ~Copyable {
   private(set) var slots: Memory<FlowSlot<Key>>
   private var mask: Int
@@ -83,6 +84,9 @@ struct FlowTable<Key: FlowKey>: ~Copyable {
     slots = Memory(count: size)
     mask = size - 1
   }
+
+  /// The slots of a table that is no longer small: 16 MiB of IPv4 flows.
+  private static var spacious: Int { 1 << 18 }
 
   var isFull: Bool { count + 2 > limit }
   var octets: Int { slots.octets }
@@ -103,7 +107,7 @@ struct FlowTable<Key: FlowKey>: ~Copyable {
   /// Adds a slot, whose key must not be in the table and has this hash. Positions known before are void.
   @inline(__always)
   mutating func insert(_ slot: FlowSlot<Key>, _ hash: UInt64) {
-    if (count + 1) * 2 > capacity { grow() }
+    if (count + 1) * 2 > capacity || capacity < FlowTable.spacious && (count + 1) * 4 > capacity { grow() }
     count += 1
     view.place(slot, hash)
   }
