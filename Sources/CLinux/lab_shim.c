@@ -18,6 +18,7 @@
 #include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -69,6 +70,10 @@ _Noreturn static void become(const struct lab_spawn_request *request, int report
     if (setns(netns, CLONE_NEWNET) != 0) give_up(report, LAB_SPAWN_ENTER_NAMESPACE);
     if (unshare(CLONE_NEWNS) != 0) give_up(report, LAB_SPAWN_MOUNT);
     if (mount("", "/", "none", MS_SLAVE | MS_REC, NULL) != 0) give_up(report, LAB_SPAWN_MOUNT);
+    // What is pinned by agents elsewhere on the machine, now or later, is not to be seen here.
+    if (mkdir("/run/kalsae", 0755) != 0 && errno != EEXIST) give_up(report, LAB_SPAWN_MOUNT);
+    if (mount("/run/kalsae", "/run/kalsae", NULL, MS_BIND, NULL) != 0) give_up(report, LAB_SPAWN_MOUNT);
+    if (mount("", "/run/kalsae", NULL, MS_PRIVATE, NULL) != 0) give_up(report, LAB_SPAWN_MOUNT);
     umount2("/sys", MNT_DETACH);
     if (mount("kalsae", "/sys", "sysfs", 0, NULL) != 0) give_up(report, LAB_SPAWN_MOUNT);
   }

@@ -38,6 +38,18 @@ struct LabTests {
     #expect(throws: LabError.self) { try lab.namespace("c") }
   }
 
+  @Test("what others mount for their agents is not seen inside: the folder of agents' pins is a mount of its own")
+  func pins() throws {
+    let (lab, a, _) = try pair("pins")
+    defer { lab.cleanUp() }
+    let mounts = try a.run("cat", "/proc/self/mountinfo").check().standardOutput.split(separator: "\n")
+      .map { $0.split(separator: " ") }
+    let own = try #require(mounts.last { $0[4] == "/run/kalsae" })
+    // Between the options and the dash stands what mounts come from elsewhere by.
+    #expect(own[6] == "-", "\(own)")
+    #expect(!mounts.contains { $0[4] == "/run/kalsae/bpf" && $0[1] == own[0] })
+  }
+
   @Test("two labs of one name do not meet")
   func sameName() throws {
     let (first, second) = (try Lab(name: "twin"), try Lab(name: "twin"))

@@ -27,20 +27,18 @@ final class Outbox {
     ports[index] = port.map { ListingPort($0, self, capacity: Outbox.capacity) }
   }
 
-  /// From now on frames of this batch are listed; nil: there is none, all frames are the pipeline's.
+  /// From now on frames of this batch, as they came in, stay where they are until it is released.
   func begin(_ batch: borrowing FrameBatch) {
     unsafe self.batch = batch.view.pointer
     received = batch.count
     for index in 0..<received { unsafe buffers[index] = UInt(bitPattern: batch[index].buffer) }
   }
 
+  /// There is no batch: all frames are the pipeline's.
   func beginWithout() {
     unsafe batch = nil
     received = 0
   }
-
-  /// Whether nothing is listed.
-  var isEmpty: Bool { listed.isEmpty }
 
   /// Sends what is listed.
   func send() {
