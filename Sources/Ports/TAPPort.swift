@@ -76,7 +76,7 @@ public final class TAPPort: Port {
     // is new in both directions at once.
     let udp = opened.offloads & KALSAE_TUN_USO4 != 0
     capabilities = udp ? [.checksum, .tcp4, .tcp6, .udp] : [.checksum, .tcp4, .tcp6]
-    output = TAPSender(on: file, name: name, mtu: mtu, capabilities)
+    output = TAPSender(to: SendDescriptor(of: file), name: name, mtu: mtu, capabilities)
   }
 
   /// Goes on with a port that another process has handed over; it is not made anew. The descriptor belongs to the port,
@@ -97,7 +97,7 @@ public final class TAPPort: Port {
     state = device.isUp ? .up : .down
     pool = FramePool(slots: options.slots, slotSize: TAPPort.slotSize)
     capabilities = PortCapabilities(rawValue: inherited.capabilities)
-    output = TAPSender(on: file, name: name, mtu: mtu, capabilities)
+    output = TAPSender(to: SendDescriptor(of: file), name: name, mtu: mtu, capabilities)
   }
 
   /// What another process needs to go on with the port; the descriptor still belongs to this one.
@@ -198,7 +198,10 @@ public final class TAPPort: Port {
   }
 
   /// What another worker sends by; it must not outlive the port. nil: no descriptor is left.
-  public func sender() -> TAPSender? { TAPSender(of: file, name: name, mtu: mtu, capabilities) }
+  public func sender() -> TAPSender? {
+    guard let copy = SendDescriptor(copying: file) else { return nil }
+    return TAPSender(to: copy, name: name, mtu: mtu, capabilities)
+  }
 
   /// Reads the device's state and MTU anew: on the port's worker, when the control plane has heard of a change.
   public func refresh() {

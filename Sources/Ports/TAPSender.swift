@@ -17,25 +17,13 @@ public final class TAPSender: Port {
   /// Only whoever receives finds out.
   public var isExhausted: Bool { false }
 
-  private let file: Int32
-  private let ownsFile: Bool
+  private let file: SendDescriptor
   private var outcome: Outcome?
 
-  /// For the port itself, which has the file.
-  init(on file: Int32, name: String, mtu: Int, _ capabilities: PortCapabilities) {
-    (self.file, ownsFile) = (file, false)
+  init(to file: consuming SendDescriptor, name: String, mtu: Int, _ capabilities: PortCapabilities) {
+    self.file = file
     (self.name, self.mtu, self.capabilities) = (name, mtu, capabilities)
   }
-
-  /// For another worker. nil: no descriptor is left.
-  init?(of file: Int32, name: String, mtu: Int, _ capabilities: PortCapabilities) {
-    let copy = fcntl(file, F_DUPFD_CLOEXEC, 0)
-    guard copy >= 0 else { return nil }
-    (self.file, ownsFile) = (copy, true)
-    (self.name, self.mtu, self.capabilities) = (name, mtu, capabilities)
-  }
-
-  deinit { if ownsFile { close(file) } }
 
   public func receive(into batch: inout FrameBatch) -> Int { 0 }
 
@@ -46,7 +34,7 @@ public final class TAPSender: Port {
     for position in 0..<indices.count {
       let frame = batch[indices[position]]
       var header = VirtioHeader(for: frame)
-      let result = unsafe kalsae_tap_write(file, &header, frame.buffer + Int(frame.start), UInt(frame.length))
+      let result = unsafe kalsae_tap_write(file.number, &header, frame.buffer + Int(frame.start), UInt(frame.length))
       switch -result {
       case 0:
         sent += 1

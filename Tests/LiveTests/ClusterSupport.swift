@@ -30,6 +30,17 @@ struct TestCluster {
   @discardableResult
   func start() throws -> [Child] { try cluster.start() }
 
+  /// Pings from one pod to another and sends it what must arrive whole, over both families.
+  func exchange(_ pairs: [(Cluster.Pod, Cluster.Pod)]) throws {
+    let payload = try Payload(byteCount: 4_000_000)
+    for (from, to) in pairs {
+      for family in IPFamily.allCases {
+        #expect(try from.namespace.ping("\(to.address(family))", count: 3, interval: .milliseconds(20)).isComplete)
+        try lab.transfer(payload, from: from.namespace, to: to.namespace, address: to.address(family))
+      }
+    }
+  }
+
   /// A file of the lab.
   func path(_ name: String) throws -> String { "\(try lab.directory())/\(name)" }
 }

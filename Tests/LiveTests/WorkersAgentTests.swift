@@ -36,13 +36,7 @@ struct WorkersAgentTests {
     for agent in agents { #expect(try workers(agent) == 2) }
     try test.cluster.setMode(.vxlan)
     let (a, b) = (test.a.pods, test.b.pods)
-    let payload = try Payload(byteCount: 4_000_000)
-    for (from, to) in [(a[0], b[0]), (b[1], a[0]), (a[0], a[1]), (a[2], b[1]), (b[0], a[2]), (a[2], a[0])] {
-      for family in IPFamily.allCases {
-        #expect(try from.namespace.ping("\(to.address(family))", count: 3, interval: .milliseconds(20)).isComplete)
-        try test.lab.transfer(payload, from: from.namespace, to: to.namespace, address: to.address(family))
-      }
-    }
+    try test.exchange([(a[0], b[0]), (b[1], a[0]), (a[0], a[1]), (a[2], b[1]), (b[0], a[2]), (a[2], a[0])])
     // In fragments, which the pipeline puts together and makes.
     #expect(try a[0].namespace.ping("\(b[0].ipv4)", count: 2, size: 20_000).isComplete)
     // The nodes themselves.
@@ -90,6 +84,16 @@ struct WorkersAgentTests {
       agent = next
     }
     _ = agent.terminate()
+  }
+
+  @Test("AF_XDP that is asked for while two workers run: packet sockets stay, and the log says so")
+  func steeredLater() throws {
+    let test = try WorkersAgentTests.cluster("workerslater")
+    defer { test.lab.cleanUp() }
+    try test.start()
+    try test.cluster.configureNodes("workers: 2", "ports: af_xdp")
+    try waitUntil("the log to say so") { test.cluster.logText(of: test.a).contains("no AF_XDP by 2 workers") }
+    #expect(try !test.cluster.ask("ports", test.a).contains("\"kind\":\"af_xdp\""))
   }
 
   @Test("AF_XDP has one worker: the log says so")

@@ -32,13 +32,7 @@ struct XDPAgentTests {
       #expect(try kinds(test, node) == (2, 0))
     }
     let (a, b) = (test.a.pods, test.b.pods)
-    let payload = try Payload(byteCount: 4_000_000)
-    for (from, to) in [(a[0], b[0]), (b[0], a[0]), (a[0], a[1]), (a[1], b[0]), (a[0], b[1])] {
-      for family in IPFamily.allCases {
-        #expect(try from.namespace.ping("\(to.address(family))", count: 3, interval: .milliseconds(20)).isComplete)
-        try test.lab.transfer(payload, from: from.namespace, to: to.namespace, address: to.address(family))
-      }
-    }
+    try test.exchange([(a[0], b[0]), (b[0], a[0]), (a[0], a[1]), (a[1], b[0]), (a[0], b[1])])
     // A packet in fragments, the node itself, and the host's own traffic on the underlay.
     #expect(try a[0].namespace.ping("\(b[0].ipv4)", count: 2, size: 20_000).isComplete)
     #expect(try test.a.namespace.ping("\(b[0].ipv4)", count: 2).isComplete)

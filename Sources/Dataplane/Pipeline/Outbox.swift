@@ -1,5 +1,3 @@
-import Addresses
-
 /// What a worker has to send, listed while it holds the pipeline that it shares with others and sent when it does not: the
 /// kernel's work of sending takes a hundred times as long as the pipeline's.
 ///

@@ -160,7 +160,7 @@ public final class AFPacketPort: Port {
     if kalsae_kernel_at_least(6, 2) != 0 { capabilities.insert(.udp) }
     if tunnels >= 0 { capabilities.insert(.tunnels) }
     self.capabilities = capabilities
-    output = PacketSender(on: socket, name: name, mtu: mtu, capabilities)
+    output = PacketSender(to: SendDescriptor(of: socket), name: name, mtu: mtu, capabilities)
   }
 
   /// Goes on with a port that another process has handed over. The descriptor belongs to the port, unless this throws.
@@ -197,7 +197,7 @@ public final class AFPacketPort: Port {
     (tunnels, tunnelRefusal) = finishesTunnels ? AFPacketPort.attachTunnels(device) : (-1, nil)
     if tunnels >= 0 { capabilities.insert(.tunnels) } else { capabilities.remove(.tunnels) }
     self.capabilities = capabilities
-    output = PacketSender(on: socket, name: name, mtu: mtu, capabilities)
+    output = PacketSender(to: SendDescriptor(of: socket), name: name, mtu: mtu, capabilities)
   }
 
   /// What another process needs to go on with the port. Nothing may be received here any more; the descriptor still
@@ -373,7 +373,10 @@ public final class AFPacketPort: Port {
   }
 
   /// What another worker sends by; it must not outlive the port. nil: no descriptor is left.
-  public func sender() -> PacketSender? { PacketSender(of: socket, name: name, mtu: mtu, capabilities) }
+  public func sender() -> PacketSender? {
+    guard let copy = SendDescriptor(copying: socket) else { return nil }
+    return PacketSender(to: copy, name: name, mtu: mtu, capabilities)
+  }
 
   /// Takes the socket's pending error and notes what became of the device.
   private func takeError() {

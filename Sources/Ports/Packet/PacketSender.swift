@@ -14,26 +14,14 @@ public final class PacketSender: Port {
   /// Only whoever receives finds out.
   public var isExhausted: Bool { false }
 
-  private let socket: Int32
-  private let ownsSocket: Bool
+  private let socket: SendDescriptor
   private let queue = TransmitQueue(headerLength: 10)
   private var hasFailed = false
 
-  /// For the port itself, which has the socket.
-  init(on socket: Int32, name: String, mtu: Int, _ capabilities: PortCapabilities) {
-    (self.socket, ownsSocket) = (socket, false)
+  init(to socket: consuming SendDescriptor, name: String, mtu: Int, _ capabilities: PortCapabilities) {
+    self.socket = socket
     (self.name, self.mtu, self.capabilities) = (name, mtu, capabilities)
   }
-
-  /// For another worker. nil: no descriptor is left.
-  init?(of socket: Int32, name: String, mtu: Int, _ capabilities: PortCapabilities) {
-    let copy = fcntl(socket, F_DUPFD_CLOEXEC, 0)
-    guard copy >= 0 else { return nil }
-    (self.socket, ownsSocket) = (copy, true)
-    (self.name, self.mtu, self.capabilities) = (name, mtu, capabilities)
-  }
-
-  deinit { if ownsSocket { close(socket) } }
 
   public func receive(into batch: inout FrameBatch) -> Int { 0 }
 
@@ -65,7 +53,7 @@ public final class PacketSender: Port {
     var sent = 0
     var patience = 5
     while next < count {
-      let result = queue.send(next..<count, on: socket)
+      let result = queue.send(next..<count, on: socket.number)
       if result > 0 {
         for i in next..<next + result { statistics.sentOctets += UInt64(batch[indices[position + i]].length) }
         statistics.sentFrames += UInt64(result)
@@ -78,7 +66,7 @@ public final class PacketSender: Port {
         // The device is behind. Waiting a little keeps the order; waiting long would hold up every other port.
         if patience > 0 {
           patience -= 1
-          _ = kalsae_poll_writable(socket, 1)
+          _ = kalsae_poll_writable(socket.number, 1)
           continue
         }
         statistics.sendErrors += UInt64(count - next)
