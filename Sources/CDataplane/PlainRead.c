@@ -58,7 +58,7 @@ INLINE int read_one(
   const uint32_t offset = is_tunnel ? plain->offset : ETHERNET, start = frame->start, length = frame->length;
   const int partial = frame->flags & CHECKSUM_PARTIAL;
   // What is read must be there.
-  if (load16((const uint8_t *)frame + offsetof(struct kalsae_frame, flags)) & (0xff00 | TRUNCATED | (is_tunnel ? CHECKSUM_PARTIAL : 0))) return 0;
+  if (load16(&frame->flags) & (0xff00 | TRUNCATED | (is_tunnel ? CHECKSUM_PARTIAL : 0))) return 0;
   if (start + offset < plain->room || length < offset + 28) return 0;
   const uint8_t *p = frame->buffer + start, *header = p + offset;
   uint32_t room = length - offset;
@@ -95,10 +95,12 @@ INLINE int read_one(
   plain->keys[index][1] = tail;
   plain->columns[WORDS + index] = load64(header + 4);
   plain->columns[MARKS + index] = mark;
-  if (way != PORTABLE) plain->columns[PLACES + index] = (uint64_t)header;
-  if (is_tunnel) plain->columns[HASHES + index] = load32(p + ETHERNET + 12);
-  // Groups are hashed in groups.
-  if (!is_tunnel && way != IN_GROUPS) note_hash(plain, index, addresses, tail);
+  if (way != PORTABLE) {
+    plain->columns[PLACES + index] = (uint64_t)header;
+    plain->columns[SPANS + index] = load64(&frame->start);
+  }
+  if (is_tunnel) plain->columns[LISTED + index] = load32(p + ETHERNET + 12);
+  note_hash(plain, index, addresses, tail);
   return 1;
 }
 
@@ -135,16 +137,9 @@ INLINE size_t read_in_way(
 }
 
 size_t kalsae_plain_read(const struct kalsae_plain *plain, size_t first, size_t end) {
-  end = plain->excludes ? read_in_way(plain, first, end, 0, 1) : read_in_way(plain, first, end, 0, 0);
-  if (plain->uses_vectors && kalsae_plain_vector()) kalsae_plain_hash(plain, first, end);
-  return end;
+  return plain->excludes ? read_in_way(plain, first, end, 0, 1) : read_in_way(plain, first, end, 0, 0);
 }
 
 size_t kalsae_plain_unwrap(const struct kalsae_plain *plain, size_t first, size_t end) {
   return read_in_way(plain, first, end, 1, 0);
-}
-
-void kalsae_plain_hash(const struct kalsae_plain *plain, size_t first, size_t end) {
-  if (plain->uses_vectors && kalsae_plain_vector()) first = kalsae_plain_hash_vector(plain, first, end);
-  for (; first < end; first++) note_hash(plain, first, plain->keys[first][0], plain->keys[first][1]);
 }

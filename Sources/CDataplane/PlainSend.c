@@ -92,7 +92,7 @@ INLINE size_t send_on(struct kalsae_departure *d, size_t first, size_t end, cons
   const uint32_t shortest = is_ipv6 ? 48 : 28;
   // Where packets need a second look that have as many before them.
   const uint32_t looked_at = d->is_careful ? UINT32_MAX : 0;
-  uint64_t *entry = d->columns + LISTED + first, *const last = d->columns + LISTED + end;
+  uint64_t *const listed = d->columns + LISTED + d->start, *entry = listed + first, *const last = listed + end;
   int32_t leaving_port = d->is_overtaken ? -1 : d->leaving_port;
   uint16_t *leaving = d->leaving + d->leaving_count;
   for (; entry < last; entry++) {
@@ -116,7 +116,7 @@ INLINE size_t send_on(struct kalsae_departure *d, size_t first, size_t end, cons
 
     uint8_t *p = frame->buffer + start;
     frame->start = start - pushed;
-    frame->length = frame->wire_length = length + pushed;
+    frame->length = length + pushed;
     flow->last_seen = d->second;
     flow->octets += length;
     const int rewrites = octet(&flow->tally, 7);
@@ -146,14 +146,14 @@ INLINE size_t send_on(struct kalsae_departure *d, size_t first, size_t end, cons
       } else {
         // What comes behind it by the same port must not overtake it.
         if (hop->port == leaving_port) leaving_port = -1, d->is_overtaken = 1;
-        d->columns[LISTED + d->run + d->unlisted_count++] = *entry;
+        listed[d->run + d->unlisted_count++] = *entry;
         continue;
       }
     }
     *leaving++ = octet(entry, 0);
   }
   d->leaving_count = (size_t)(leaving - d->leaving);
-  return (size_t)(entry - (d->columns + LISTED));
+  return (size_t)(entry - listed);
 }
 
 size_t kalsae_plain_send4(struct kalsae_departure *d, size_t first, size_t end) {

@@ -3,39 +3,40 @@
 #if defined(__x86_64__)
 #include "plain_octets.h"
 
-/// Where a slot has what follows its key: epoch and hop, last seen, octets, tally; new addresses; new ports and what that
-/// does to checksums.
+/// Where a slot has what follows its key: connection and last seen, epoch and hop, tally, octets; new addresses; new ports
+/// and what that does to checksums.
 enum {
   FLOW = offsetof(struct kalsae_slot4, flow),
-  SEEN = FLOW + offsetof(struct kalsae_direction, last_seen),
-  OCTETS = FLOW + offsetof(struct kalsae_direction, octets),
-  TALLY = FLOW + offsetof(struct kalsae_direction, tally),
+  WAY = FLOW + offsetof(struct kalsae_direction, epoch),
   REWRITE = offsetof(struct kalsae_slot4, rewrite),
 };
-enum { HEADERS = offsetof(struct kalsae_hop, headers), TCP = 6 };
-
-VINLINE __m512i numbers(void) { return _mm512_setr_epi64(0, 1, 2, 3, 4, 5, 6, 7); }
+_Static_assert(
+    offsetof(struct kalsae_direction, last_seen) == 4 && offsetof(struct kalsae_direction, epoch) == 8 &&
+        offsetof(struct kalsae_direction, tally) == 16 && offsetof(struct kalsae_direction, octets) == 24,
+    "counted together");
+_Static_assert(offsetof(struct kalsae_hop, plain_sum) == offsetof(struct kalsae_hop, port) + 8, "read together");
+/// Where a hop's headers end.
+enum { HEADERS = offsetof(struct kalsae_hop, headers) + sizeof((struct kalsae_hop *)0)->headers, TCP = 6 };
 
 /// Eight packets on their way out: what is written for each.
-struct leaving {
-  /// Slot, IPv4 header, headers.
-  char *slot[8], *packet[8];
-  const char *headers[8];
-  /// Octets and packets: what is counted. Here and below those of packets 0, 2, 4, 6 come first.
+struct __attribute__((aligned(64))) leaving {
+  /// Packets and octets: what is counted. Here and below those of packets 0, 2, 4, 6 come first.
   uint64_t counted[8][2];
-  /// The frame's capacity, beginning and length (twice).
-  uint64_t span[8][2];
-  /// What the outer headers have of their own: see `wrap`.
+  /// The third word of the IPv4 header, six octets further on.
+  uint64_t third[8][2];
+  /// What outer headers have of their own: see `wrap`.
   uint64_t outer[8][2];
-  /// The third word of the IPv4 header.
-  uint64_t third[8];
+  /// The frame's place in the buffer and its length.
+  uint64_t span[8];
   /// Of packets that are translated: addresses and ports, the transport checksum and where it is.
   const char *addresses[8];
   uint64_t checksum[8];
   char *checksum_place[8];
+  /// From where on the columns are theirs.
+  const uint64_t *columns;
   struct kalsae_frame *frames;
-  /// `PlainHop`, twice, and whether there are translated ones among them.
-  unsigned kind;
+  /// `PlainHop`, whether there are translated ones among them, and whether frames are no longer where they were.
+  unsigned way;
 };
 
 /// The place of what packet i has in a list of pairs.
@@ -53,6 +54,11 @@ VINLINE __m512i add(__m512i a, __m512i b) {
 }
 
 VINLINE __m512i invert(__m512i a) { return _mm512_xor_si512(a, all(0xffff)); }
+
+/// Notes third words as they are to be.
+VINLINE void note_third(struct leaving *l, __m512i third) {
+  store_pairs(l->third, _mm512_slli_epi64(third, 48), _mm512_srli_epi64(third, 16));
+}
 
 /// `kalsae_count_down4`.
 VINLINE __m512i count_down(__m512i third) {
@@ -72,7 +78,7 @@ VINLINE void translate(
   const __m512i header = add(_mm512_and_si512(high_half(change), all(0xffff)), all(0xfffe));
   const __m512i mended = invert(add(invert(_mm512_srli_epi64(third, 16)), header));
   const __m512i hop_less = _mm512_sub_epi64(_mm512_and_si512(third, all(0xffff)), all(1));
-  store8(l->third, _mm512_or_si512(hop_less, _mm512_slli_epi64(mended, 16)));
+  note_third(l, _mm512_or_si512(hop_less, _mm512_slli_epi64(mended, 16)));
   const __mmask8 tcp = _mm512_cmpeq_epi64_mask(_mm512_and_si512(third, all(0xff00)), all(TCP << 8));
   const __m512i place = _mm512_add_epi64(packet, _mm512_mask_mov_epi64(all(26), tcp, all(36)));
   store8(l->checksum_place, place);
@@ -100,8 +106,8 @@ VINLINE void wrap(struct leaving *l, __m512i start, __m512i sum, __m512i carried
   store_pairs(l->outer, _mm512_shuffle_epi8(first, reversed), _mm512_shuffle_epi8(second, reversed));
 }
 
-/// Where those octets are in the 64 before the packet, by `PlainHop`. Their places are those of the 16 octets that are
-/// repeated.
+/// Where those octets are in the 64 before the packet, or before its inner Ethernet header where there is one, by
+/// `PlainHop`. Their places are those of the 16 octets that are repeated.
 static const struct {
   uint64_t mask;
   uint8_t from[64];
@@ -110,32 +116,39 @@ static const struct {
 #define IP_ONLY(at) {(uint64_t)0xcff << (at), {FIRST(at), [at + 10] = 8, [at + 11] = 9}}
     [2] = IP_ONLY(44),
     [3] = IP_ONLY(40),
-    [4] = {(uint64_t)0xcff << 14 | (uint64_t)0x33 << 34,
-           {FIRST(14), [24] = 8, [25] = 9, [34] = 10, [35] = 11, [38] = 12, [39] = 13}},
+    [4] = {(uint64_t)0xcff << 28 | (uint64_t)0x33 << 48,
+           {FIRST(28), [38] = 8, [39] = 9, [48] = 10, [49] = 11, [52] = 12, [53] = 13}},
 };
 
 /// Writes what eight packets become: cache line by cache line.
-VINLINE void put(const struct leaving *l, uint32_t second, const int kind, const int translates) {
+VINLINE void put(const struct leaving *l, uint32_t second, const int kind, const int translates, const int moves) {
   const __m512i from = load8(outers[kind].from);
   const __mmask64 own = outers[kind].mask;
   const __m256i seen = _mm256_set1_epi32((int)second), none = _mm256_setzero_si256();
 #pragma clang loop unroll(full)
   for (int i = 0; i < 8; i++) {
-    // From the epoch to the tally: `last_seen` is the fourth of eight words.
-    __m256i *flow = (__m256i *)(l->slot[i] + FLOW);
-    const __m128i counted = _mm_loadu_si128((const __m128i *)l->counted[PAIR(i)]);
-    const __m256i state = _mm256_blend_epi32(_mm256_loadu_si256(flow), seen, 8);
-    _mm256_storeu_si256(flow, _mm256_add_epi64(state, _mm256_inserti128_si256(none, counted, 1)));
-    memcpy(&l->frames[i].capacity, l->span[PAIR(i)], 16);
-    char *p = l->packet[i];
-    if (kind == 1) {
-      memcpy(p - 14, l->headers[i] + 50, 8);
-      memcpy(p - 8, l->headers[i] + 56, 8);
-    } else {
-      const __m512i outer = _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)l->outer[PAIR(i)]));
-      store8(p - 64, _mm512_mask_permutexvar_epi8(load8(l->headers[i]), own, from, outer));
+    // `last_seen` is the second of eight words; tally and octets are the last four. Not together with other flows': it may be
+    // the same one.
+    __m256i *flow = (__m256i *)(l->columns[SLOTS + i] + FLOW), state = _mm256_loadu_si256(flow);
+    const __m128i counted = _mm_load_si128((const __m128i *)l->counted[PAIR(i)]);
+    state = _mm256_add_epi64(_mm256_blend_epi32(state, seen, 2), _mm256_inserti128_si256(none, counted, 1));
+    _mm256_storeu_si256(flow, state);
+    if (moves) memcpy(&l->frames[i].start, &l->span[i], 8);
+    char *p = (char *)l->columns[PLACES + i];
+    const char *headers = (const char *)l->columns[HOPS + i] + HEADERS;
+    const __m128i third = _mm_load_si128((const __m128i *)l->third[PAIR(i)]);
+    if (kind > 1) {
+      const ptrdiff_t before = kind == 4 ? 64 + 14 : 64;
+      const __m512i outer = _mm512_broadcast_i32x4(_mm_load_si128((const __m128i *)l->outer[PAIR(i)]));
+      store8(p - before, _mm512_mask_permutexvar_epi8(load8(headers - before), own, from, outer));
     }
-    memcpy(p + 8, &l->third[i], 4);
+    if (kind == 1 || kind == 4) {
+      // An Ethernet header, and what changes in the packet, at once.
+      const __m256i link = _mm256_castsi128_si256(_mm_loadu_si128((const __m128i *)(headers - 14)));
+      _mm256_mask_storeu_epi8(p - 14, 0x03c03fff, _mm256_inserti128_si256(link, third, 1));
+    } else {
+      memcpy(p + 8, (const char *)l->third[PAIR(i)] + 6, 4);
+    }
     if (translates) {
       memcpy(p + 12, l->addresses[i], 12);
       memcpy(l->checksum_place[i], &l->checksum[i], 2);
@@ -146,23 +159,26 @@ VINLINE void put(const struct leaving *l, uint32_t second, const int kind, const
 /// Finds out what is to be written of the eight packets listed from place `first` on. False where they are not all alike, or
 /// something stands in their way.
 VINLINE int prepare(struct kalsae_departure *d, size_t first, struct leaving *l) {
-  const __m512i entry = load8(d->columns + LISTED + first);
+  const uint64_t *listed = d->columns + LISTED + d->start + first;
+  const __m512i entry = load8(listed);
   const __m512i index = _mm512_and_si512(entry, all(0xff)), position = _mm512_srli_epi64(entry, 8);
-  const uint64_t base = d->columns[LISTED + first] & 0xff;
+  const uint64_t base = *listed & 0xff;
   __mmask8 good = _mm512_cmpeq_epi64_mask(index, _mm512_add_epi64(all(base), numbers()));
   good = _mm512_mask_cmplt_epu64_mask(good, position, all(d->slot_count));
   if (good != 0xff || base + 8 > d->frame_count) return 0;
-  const __m512i slot = _mm512_add_epi64(_mm512_slli_epi64(position, 6), all((uint64_t)d->slots));
-  const __m512i direction = GATHER(slot, FLOW);
-  const __m512i tally = GATHER(slot, TALLY);
+  const uint64_t *columns = d->columns + base;
+  const __m512i slot = load8(columns + SLOTS);
+  __m512i direction, tally, leads, rest;
+  words_at(columns + SLOTS, WAY, &direction, &tally);
   const __m512i way = high_half(direction);
+  const __m512i hop = _mm512_add_epi64(_mm512_slli_epi64(way, 7), all((uint64_t)d->hops));
   good = _mm512_cmpeq_epi64_mask(low_half(direction), all(d->epoch));
   good = _mm512_mask_cmplt_epu64_mask(good, way, all(d->hop_count));
+  good = _mm512_mask_cmpeq_epi64_mask(good, hop, load8(columns + HOPS));
   if (good != 0xff) return 0;
-  const __m512i hop = _mm512_add_epi64(_mm512_slli_epi64(way, 7), all((uint64_t)d->hops));
+  words_at(apart(columns + HOPS), offsetof(struct kalsae_hop, port), &leads, &rest);
   // From the lowest bit on: port, length of headers, kind, mask, MTU.
-  const __m512i leads = GATHER(hop, offsetof(struct kalsae_hop, port));
-  const __m512i mark = load8(d->columns + MARKS + base), word = load8(d->columns + WORDS + base);
+  const __m512i mark = load8(columns + MARKS), word = load8(columns + WORDS);
   const __m512i length = _mm512_and_si512(mark, all(0xffff));
   const uint64_t lead = (uint64_t)_mm_cvtsi128_si64(_mm512_castsi512_si128(leads));
   const uint64_t kind = lead >> 32 & 0xff, port = lead & 0xffff;
@@ -189,32 +205,29 @@ VINLINE int prepare(struct kalsae_departure *d, size_t first, struct leaving *l)
     d->leaving_port = (int32_t)port;
   }
   l->frames = d->frames + base;
-  const __m512i packet = load8(d->columns + PLACES + base);
+  const __m512i packet = load8(columns + PLACES);
   const __m512i pushed = _mm512_and_si512(_mm512_srli_epi64(leads, 16), all(0xffff)), longer = _mm512_add_epi64(length, pushed);
   const __m512i shift = _mm512_sub_epi64(_mm512_and_si512(_mm512_srli_epi64(mark, 16), all(0xff)), pushed);
-  const __m512i apart = _mm512_setr_epi64(0, 56, 112, 168, 224, 280, 336, 392);
-  const __m512i span = _mm512_i64gather_epi64(apart, (const char *)l->frames + offsetof(struct kalsae_frame, capacity), 1);
-  store8(l->slot, slot);
-  store8(l->packet, packet);
-  store8(l->headers, _mm512_add_epi64(hop, all(HEADERS + sizeof((struct kalsae_hop *)0)->headers - 64)));
-  store_pairs(l->counted, length, all(1));
-  store_pairs(l->span, _mm512_add_epi64(span, _mm512_slli_epi64(shift, 32)),
-              _mm512_or_si512(longer, _mm512_slli_epi64(longer, 32)));
+  const __m512i old = load8(columns + SPANS);
+  const __m512i span = _mm512_mask_mov_epi32(_mm512_slli_epi64(longer, 32), 0x5555, _mm512_add_epi32(old, shift));
+  l->columns = columns;
+  store8(l->span, span);
+  store_pairs(l->counted, all(1), length);
   _mm_storeu_si128((__m128i *)(d->leaving + d->leaving_count), _mm512_cvtepi64_epi16(index));
   d->leaving_count += 8;
   d->grouped_count += 8;
   const __mmask8 rewrites = _mm512_test_epi64_mask(tally, all((uint64_t)0xff << 56));
-  l->kind = (unsigned)kind << 1 | (rewrites != 0);
+  const __mmask8 moves = _mm512_cmpneq_epi64_mask(old, span);
+  l->way = (unsigned)kind << 2 | (rewrites != 0) << 1 | (moves != 0 || kind > 1);
   if (rewrites) {
     translate(l, rewrites, slot, packet, word, (const uint64_t(*)[2])d->keys + base);
   } else {
-    store8(l->third, count_down(high_half(word)));
+    note_third(l, count_down(high_half(word)));
   }
   if (kind > 1) {
-    const __m512i rest = GATHER(hop, offsetof(struct kalsae_hop, plain_sum));
     const __m512i class = _mm512_and_si512(_mm512_srli_epi64(mark, 48), _mm512_srli_epi64(leads, 40));
     wrap(l, high_half(rest), _mm512_and_si512(rest, all(0xffff)), _mm512_and_si512(class, all(0xff)), length,
-         load8(d->columns + HASHES + base));
+         load8(columns + HASHES));
   }
   return 1;
 }
@@ -226,15 +239,18 @@ VECTOR size_t kalsae_plain_send_vector(struct kalsae_departure *d, size_t first,
     size_t count = 0;
     while (count < 8 && first + 8 <= end && prepare(d, first, groups + count)) first += 8, count++;
     for (size_t i = 0; i < count; i++) {
-      switch (groups[i].kind) {
-      case 2: put(groups + i, d->second, 1, 0); break;
-      case 3: put(groups + i, d->second, 1, 1); break;
-      case 4: put(groups + i, d->second, 2, 0); break;
-      case 5: put(groups + i, d->second, 2, 1); break;
-      case 6: put(groups + i, d->second, 3, 0); break;
-      case 7: put(groups + i, d->second, 3, 1); break;
-      case 8: put(groups + i, d->second, 4, 0); break;
-      default: put(groups + i, d->second, 4, 1); break;
+      const struct leaving *l = groups + i;
+      switch (l->way) {
+#define WAYS(kind) \
+  case kind << 2 | 1: put(l, d->second, kind, 0, 1); break; \
+  case kind << 2 | 3: put(l, d->second, kind, 1, 1); break
+      case 1 << 2: put(l, d->second, 1, 0, 0); break;
+      case 1 << 2 | 2: put(l, d->second, 1, 1, 0); break;
+      WAYS(1);
+      WAYS(2);
+      WAYS(3);
+      WAYS(4);
+      default: __builtin_unreachable();
       }
     }
     if (count < 8) return first;

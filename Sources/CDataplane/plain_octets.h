@@ -7,7 +7,16 @@
 #define INLINE static inline __attribute__((always_inline))
 #define unlikely(x) __builtin_expect(!!(x), 0)
 
-enum { HASHES = 0, WORDS = kalsae_column_length, MARKS = 2 * kalsae_column_length, LISTED = 3 * kalsae_column_length, PLACES = 4 * kalsae_column_length };
+enum {
+  HASHES = 0,
+  WORDS = kalsae_column_length,
+  MARKS = 2 * kalsae_column_length,
+  LISTED = 3 * kalsae_column_length,
+  PLACES = 4 * kalsae_column_length,
+  SPANS = 5 * kalsae_column_length,
+  SLOTS = 6 * kalsae_column_length,
+  HOPS = 7 * kalsae_column_length,
+};
 
 INLINE uint16_t load16(const void *p) {
   uint16_t value;

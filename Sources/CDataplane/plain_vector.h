@@ -21,6 +21,46 @@ VINLINE __m512i high_half(__m512i a) { return _mm512_srli_epi64(a, 32); }
 VINLINE __m512i load8(const void *p) { return _mm512_loadu_si512(p); }
 VINLINE void store8(void *p, __m512i value) { _mm512_storeu_si512(p, value); }
 
+VINLINE __m512i numbers(void) { return _mm512_setr_epi64(0, 1, 2, 3, 4, 5, 6, 7); }
+
+/// Words that are to be read singly though they have just been read together: to take them out of a vector one by one, as the
+/// compiler would, takes longer.
+VINLINE const uint64_t *apart(const uint64_t *words) {
+  __asm__("" : "+r"(words));
+  return words;
+}
+
+/// 16 octets each of four of eight places in memory, `offset` behind them: of those with even numbers, or of the others.
+/// (Loads of whole vectors, for the processor's units that turn lanes about have enough to do.)
+VINLINE __m512i four_at(const uint64_t at[8], int odd, ptrdiff_t offset) {
+  __m512i four = _mm512_castsi128_si512(_mm_loadu_si128((const __m128i *)(at[odd] + offset)));
+  four = _mm512_inserti64x2(four, _mm_loadu_si128((const __m128i *)(at[odd + 2] + offset)), 1);
+  four = _mm512_inserti64x2(four, _mm_loadu_si128((const __m128i *)(at[odd + 4] + offset)), 2);
+  return _mm512_inserti64x2(four, _mm_loadu_si128((const __m128i *)(at[odd + 6] + offset)), 3);
+}
+
+/// The first 16 octets each of four places in memory.
+VINLINE __m512i four_next(const uint64_t at[4]) {
+  __m512i four = _mm512_castsi128_si512(_mm_loadu_si128((const __m128i *)at[0]));
+  four = _mm512_inserti64x2(four, _mm_loadu_si128((const __m128i *)at[1]), 1);
+  four = _mm512_inserti64x2(four, _mm_loadu_si128((const __m128i *)at[2]), 2);
+  return _mm512_inserti64x2(four, _mm_loadu_si128((const __m128i *)at[3]), 3);
+}
+
+/// Two words each of eight places in memory, `offset` behind them.
+VINLINE void words_at(const uint64_t at[8], ptrdiff_t offset, __m512i *first, __m512i *second) {
+  const __m512i even = four_at(at, 0, offset), odd = four_at(at, 1, offset);
+  *first = _mm512_unpacklo_epi64(even, odd);
+  *second = _mm512_unpackhi_epi64(even, odd);
+}
+
+/// Writes two words each of eight, one pair behind the other.
+VINLINE void store_in_turn(void *p, __m512i first, __m512i second) {
+  const __m512i low = _mm512_setr_epi64(0, 8, 1, 9, 2, 10, 3, 11), high = _mm512_add_epi64(low, all(4));
+  store8(p, _mm512_permutex2var_epi64(first, low, second));
+  store8((char *)p + 64, _mm512_permutex2var_epi64(first, high, second));
+}
+
 /// A sum of 16-bit words of less than 2^36 as a one's complement sum: 0 to 0x10007, and where it is a multiple of 0xffff
 /// but not 0, 0xffff.
 VINLINE __m512i fold(__m512i sum) {

@@ -55,7 +55,7 @@ final class SourcePort: Port {
   private let packets: PacketSet
   private var arena: FrameArena
   private var fresh: [Frame] = []
-  private var frames: [Frame] = []
+  private var frames: FrameBatch
   private var next = 0
   private let sink: SinkPort
 
@@ -65,14 +65,15 @@ final class SourcePort: Port {
     self.packets = packets
     arena = FrameArena(capacity: batch * (packets.length + 320))
     for _ in 0..<batch { fresh.append(arena.frame(length: packets.length, headroom: 192)!) }
-    frames = fresh
+    frames = FrameBatch(capacity: batch)
+    for frame in fresh { frames.append(frame) }
     refill(isWhole: true)
     next = 0
   }
 
   /// Writes the packets of the next flows into the buffers; `isWhole`: also what no stage is expected to change.
   func refill(isWhole: Bool) {
-    for index in frames.indices {
+    for index in 0..<frames.count {
       frames[index] = fresh[index]
       packets.write(next, to: &frames[index], isWhole: isWhole)
       next = next + 1 == packets.count ? 0 : next + 1
@@ -80,6 +81,13 @@ final class SourcePort: Port {
   }
 
   func receive(into batch: inout FrameBatch) -> Int {
+    if frames[0].port != batch.ingress {
+      // The first time; a network card's port would write it with the rest.
+      for index in 0..<frames.count {
+        fresh[index].port = batch.ingress
+        frames[index].port = batch.ingress
+      }
+    }
     batch.append(contentsOf: frames)
     return frames.count
   }
@@ -91,7 +99,7 @@ final class SourcePort: Port {
   func restart() { next = 0 }
 
   /// What the buffers hold.
-  var current: [[UInt8]] { frames.map { $0.octets.array } }
+  var current: [[UInt8]] { (0..<frames.count).map { frames[$0].octets.array } }
 
   func transmit(_ batch: borrowing FrameBatch, _ indices: borrowing FrameList) -> Int { sink.transmit(batch, indices) }
 

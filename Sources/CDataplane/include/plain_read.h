@@ -3,33 +3,38 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/// A frame as the pipeline knows it: the fields of Swift's `Frame` that the parser reads. 56 octets.
+/// A frame as the pipeline knows it: Swift's `Frame`, a cache line in a batch. What nearly every packet needs comes first.
 struct kalsae_frame {
   uint8_t *buffer;
-  uint32_t capacity, start, length, wire_length;
+  uint32_t start, length, capacity;
+  uint16_t port;
+  /// 1: the checksum is partial; 2: it has been verified; 8: the capture is truncated.
+  uint8_t flags;
+  uint8_t segmentation;
   uint64_t timestamp;
   uint32_t checksum_start;
   uint16_t checksum_offset, segment_size;
-  uint16_t port, vlan_tpid, vlan_tci;
-  /// 1: the checksum is partial; 8: the capture is truncated.
-  uint8_t flags;
-  uint8_t segmentation;
+  uint16_t vlan_tpid, vlan_tci;
   uint8_t tunnel_length;
-  uint32_t slot;
+  uint32_t slot, missing;
+  uint64_t padding;
 };
 
-/// The words of a column of `PlainPackets`. Not a multiple of a page's octets: stores to one column would be mistaken for
-/// loads from another.
-enum { kalsae_column_length = 256 + 24 };
+/// The packets of a part, which take their turns together, and the columns of `PlainPackets` with the words of each: one for
+/// each packet of a part. (One more line: words of a packet in different columns are not to compete for one place in the
+/// cache.)
+enum { kalsae_part_length = 64, kalsae_column_count = 8, kalsae_column_length = kalsae_part_length + 8 };
 
 /// What frames must be, and where to leave what was read of them.
 struct kalsae_plain {
   struct kalsae_frame *frames;
   /// For each frame: source and destination address; ports, transport and `tail`: the flow's key.
   uint64_t (*keys)[2];
-  /// The columns of `PlainPackets`, `kalsae_column_length` words each, of which the first three are filled in: the key's
-  /// hash, or of a frame in a tunnel the source address of the outer header, in the lower half; octets 4 to 11 of the IPv4
-  /// header; the mark (`PlainMark`).
+  /// The columns of `PlainPackets`, `kalsae_column_length` words each, from where the first packet of the batch would have its
+  /// words were it of the same part: the key's hash; octets 4 to 11 of the IPv4 header; the mark (`PlainMark`); which packets
+  /// are listed, and before that, of a frame in a tunnel, the source address of the outer header in the lower half. For the
+  /// loops that take eight packets at a time also where the IPv4 header is; the frame's place and length in its buffer; where
+  /// the flow's slot and its hop are, and before that where the slot is asked for.
   uint64_t *columns;
   /// Where the flows' slots are (`kalsae_slot4`), to have them ready. Their number is a power of two.
   const void *slots;
@@ -61,39 +66,34 @@ struct kalsae_plain {
 /// Whether the processor has what it takes to read eight frames at a time.
 int kalsae_plain_vector(void);
 /// Reads the frames from `first` on, before `end`, as long as they are plain TCP or UDP over IPv4. Returns the place of the
-/// first that is not. Nothing of the frames is changed but the port.
+/// first that is not. Nothing of the frames is changed but the port; the slots of the packets' flows are asked for.
 size_t kalsae_plain_read(const struct kalsae_plain *plain, size_t first, size_t end);
-/// The same for frames in a tunnel over IPv4. Who sent them has still to be looked at, and the hash to be made.
+/// The same for frames in a tunnel over IPv4. Who sent them has still to be looked at.
 size_t kalsae_plain_unwrap(const struct kalsae_plain *plain, size_t first, size_t end);
 
-/// Notes the hashes of packets that have been read, and asks for the slots of their flows.
-void kalsae_plain_hash(const struct kalsae_plain *plain, size_t first, size_t end);
-
-/// Swift's `AddressTable` of the nodes that may send in tunnels, and how they do.
+/// Swift's `PeerTable`: the nodes that may send in tunnels, and how they do.
 struct kalsae_peers {
-  /// `kalsae_peer_slot` slots; their number is a power of two.
-  const struct kalsae_peer_slot *slots;
-  size_t slot_count;
-  /// Of each peer, a bit for each encapsulation.
-  const uint32_t *encapsulations;
+  /// Their number is a power of two, and not all of them are in use.
+  const uint64_t *words;
   size_t count;
-  /// The tag of IPv4 addresses in the table, and the bit of the encapsulation.
-  uint32_t tag, bit;
+  uint32_t shift;
+  /// The bit of the encapsulation in a word.
+  uint64_t bit;
 };
-struct kalsae_peer_slot {
-  uint64_t high, low;
-  uint32_t tag, value;
-};
+
+/// Where an address, as it lies in a packet, is looked for first: the first word of a pair.
+static inline size_t kalsae_peer_place(uint32_t source, uint32_t shift) {
+  return (size_t)((source * UINT64_C(0x9e3779b97f4a7c15)) >> shift) << 1;
+}
 
 /// Notes which peers packets came from that have been unwrapped, as long as those are known and may send so (NODE-4).
 /// Returns the place of the first of which that is not so.
 size_t kalsae_plain_trust(const struct kalsae_plain *plain, const struct kalsae_peers *peers, size_t first, size_t end);
 
-/// The same eight at a time, without the hash, up to the first frame that is not plain, or that is left because there are
+/// The same eight at a time, up to the first frame that is not plain, or that is left because there are
 /// not eight.
 size_t kalsae_plain_read_vector(const struct kalsae_plain *plain, size_t first, size_t end);
 size_t kalsae_plain_unwrap_vector(const struct kalsae_plain *plain, size_t first, size_t end);
-size_t kalsae_plain_hash_vector(const struct kalsae_plain *plain, size_t first, size_t end);
 
 /// Lists the `count` places from `first` on.
 static inline void kalsae_enumerate(uint8_t *to, uint8_t first, size_t count) {

@@ -7,8 +7,8 @@
 
 /// What both families' flow slots have between the key and the rewrite.
 struct kalsae_direction {
-  uint32_t epoch, hop, connection, last_seen;
-  uint64_t octets, tally;
+  uint32_t connection, last_seen, epoch, hop;
+  uint64_t tally, octets;
 };
 
 /// Swift's `FlowRewrite4` and `FlowRewrite6`: new addresses and ports as they lie in the packet, and what they do to
@@ -59,8 +59,9 @@ struct kalsae_hop_state {
 /// What the look-up and the way out work with.
 struct kalsae_departure {
   struct kalsae_frame *frames;
-  /// The columns of `PlainPackets`, `kalsae_column_length` words each: hash, word and mark of a packet; the listed packets.
+  /// The columns of `PlainPackets`, as in `kalsae_plain`, and where the part begins: listed packets are numbered from there on.
   uint64_t *columns;
+  size_t start;
   /// The packets' keys, as slots begin with them.
   const void *keys;
   /// `kalsae_slot4` or `kalsae_slot6`.
@@ -95,6 +96,7 @@ struct kalsae_departure {
 struct kalsae_search {
   /// As in `kalsae_departure`. The number of slots is a power of two, and not all of them are in use.
   uint64_t *columns;
+  size_t start;
   const void *slots;
   size_t slot_count;
   const struct kalsae_hop *hops;
@@ -107,12 +109,12 @@ struct kalsae_search {
   uint8_t has_tunnels;
 };
 
-/// Finds the flows of the first `count` packets, at most 256, and asks for the hops that they lead to: which packet it is
+/// Finds the flows of the first `count` packets, which are of one part, and asks for the hops that they lead to: which packet it is
 /// and the place of its flow, or -1, are then in the column of listed packets.
 void kalsae_plain_find4(const struct kalsae_search *search, size_t count);
 void kalsae_plain_find6(const struct kalsae_search *search, size_t count);
 
-/// Sends on the packets listed from place `first` on, before `end` and at most 256, as long as they are plain, their flows
+/// Sends on the packets listed from place `first` on, before `end`, as long as they are plain, their flows
 /// known and current and nothing else stands in the way: counted, counted down, translated, wrapped and listed in one go,
 /// each octet written once. Nothing of a packet is touched before it is sure that all of it can be done. Returns the place
 /// of the first that was not sent.

@@ -32,19 +32,22 @@ public enum Segmentation: UInt8, Sendable {
 /// the worker's scratch memory) and stay where they are while headers are pushed and pulled.
 ///
 /// The buffer is `buffer ..< buffer + capacity`; the packet is `length` octets from `start`; what lies before is headroom.
+/// 64 octets, a cache line in a batch, and what nearly every packet needs comes first.
 @safe
 @frozen
 public struct Frame: BitwiseCopyable {
   /// The first octet of the buffer.
   public var buffer: UnsafeMutableRawPointer
-  /// The size of the buffer in octets.
-  public var capacity: UInt32
   /// The offset of the packet's first octet in the buffer: the headroom.
   public var start: UInt32
   /// The number of octets of the packet that are in the buffer.
   public var length: UInt32
-  /// The length of the packet on the wire; more than `length` only where a capture was truncated.
-  public var wireLength: UInt32
+  /// The size of the buffer in octets.
+  public var capacity: UInt32
+  /// The port that the frame came in by.
+  public var port: PortIndex
+  public var flags: FrameFlags
+  public var segmentation: Segmentation
   /// Nanoseconds since 1970 of the moment of capture; 0 where the port does not say.
   public var timestamp: UInt64
   /// Where the partial checksum starts, as an offset in the *buffer*, so that pushing headers leaves it alone.
@@ -53,17 +56,16 @@ public struct Frame: BitwiseCopyable {
   public var checksumOffset: UInt16
   /// The payload octets of a segment; 0 for an ordinary frame.
   public var segmentSize: UInt16
-  /// The port that the frame came in by.
-  public var port: PortIndex
   public var vlanTPID: UInt16
   public var vlanTCI: UInt16
-  public var flags: FrameFlags
-  public var segmentation: Segmentation
   /// Of a super-frame that leaves whole for a tunnel: the octets of the tunnel's headers, from the outer network layer to
   /// the inner one, which the port's far side repeats before each segment (`PortCapabilities.tunnels`). Else 0.
   public var tunnelLength: UInt8
   /// The port's own handle of the buffer.
   public var slot: UInt32
+  /// The octets of the packet that were on the wire and are not in the buffer: a capture was truncated.
+  @usableFromInline var missing: UInt32
+  @usableFromInline var padding: UInt64 = 0
 
   /// A frame of `length` octets at `buffer + start`, which must stay valid until the frame is released.
   @unsafe
@@ -75,7 +77,7 @@ public struct Frame: BitwiseCopyable {
     self.start = UInt32(truncatingIfNeeded: start)
     self.length = UInt32(truncatingIfNeeded: length)
     self.slot = UInt32(truncatingIfNeeded: slot)
-    wireLength = UInt32(truncatingIfNeeded: length)
+    missing = 0
     timestamp = 0
     checksumStart = 0
     checksumOffset = 0
@@ -86,6 +88,13 @@ public struct Frame: BitwiseCopyable {
     flags = []
     segmentation = .none
     tunnelLength = 0
+  }
+
+  /// The length of the packet on the wire; more than `length` only where a capture was truncated.
+  @inlinable
+  public var wireLength: UInt32 {
+    get { length &+ missing }
+    set { missing = newValue > length ? newValue &- length : 0 }
   }
 
   /// The packet's octets. They are the buffer's and live until the frame is released, whatever becomes of this value: a
@@ -129,7 +138,6 @@ public struct Frame: BitwiseCopyable {
     precondition(count >= 0 && count <= Int(length))
     start &+= UInt32(truncatingIfNeeded: count)
     length &-= UInt32(truncatingIfNeeded: count)
-    wireLength &-= UInt32(truncatingIfNeeded: count)
   }
 
   /// Leaves `length` octets from `offset` on: pulls headers off, and cuts what follows the packet.
@@ -139,7 +147,7 @@ public struct Frame: BitwiseCopyable {
     precondition(offset >= 0 && length >= 0 && offset + length <= Int(self.length))
     start &+= UInt32(truncatingIfNeeded: offset)
     self.length = UInt32(truncatingIfNeeded: length)
-    wireLength = self.length
+    missing = 0
   }
 
   /// Moves the start `count` octets back: makes room for a header, whose octets are whatever lay there.
@@ -148,7 +156,6 @@ public struct Frame: BitwiseCopyable {
     precondition(count >= 0 && count <= Int(start))
     start &-= UInt32(truncatingIfNeeded: count)
     length &+= UInt32(truncatingIfNeeded: count)
-    wireLength &+= UInt32(truncatingIfNeeded: count)
   }
 
   /// Cuts the packet to `count` octets, or lengthens it into the tailroom.
@@ -156,6 +163,6 @@ public struct Frame: BitwiseCopyable {
   public mutating func setLength(_ count: Int) {
     precondition(count >= 0 && Int(start) + count <= Int(capacity))
     length = UInt32(truncatingIfNeeded: count)
-    wireLength = length
+    missing = 0
   }
 }

@@ -10,13 +10,16 @@ public struct FrameBatch: ~Copyable {
   let frames: UnsafeMutablePointer<Frame>
   public let capacity: Int
   @usableFromInline var filled: Int
+  /// Where the frames that are added come in; none: they have their ports.
+  public internal(set) var ingress = PortIndex.none
 
   @inlinable
   public var count: Int { filled }
 
   public init(capacity: Int = FrameBatch.standardCapacity) {
     precondition(capacity > 0 && capacity <= 65536)
-    unsafe frames = .allocate(capacity: capacity)
+    let room = UnsafeMutableRawPointer.allocate(byteCount: capacity * MemoryLayout<Frame>.stride, alignment: 64)
+    unsafe frames = room.bindMemory(to: Frame.self, capacity: capacity)
     self.capacity = capacity
     filled = 0
   }
@@ -47,22 +50,21 @@ public struct FrameBatch: ~Copyable {
   public mutating func append(_ frame: Frame) {
     precondition(count < capacity)
     unsafe frames[count] = frame
+    if ingress != .none { unsafe frames[count].port = ingress }
     filled &+= 1
   }
 
-  /// Adds frames at the end; there must be room for them.
+  /// Adds another batch's frames at the end; there must be room for them. They keep their ports: the pipeline finds out where
+  /// they came in, but is faster where they know it.
   @inlinable
-  public mutating func append(contentsOf more: [Frame]) {
+  public mutating func append(contentsOf more: borrowing FrameBatch) {
     precondition(more.count <= capacity - count)
-    unsafe more.withUnsafeBufferPointer { source in
-      guard let first = source.baseAddress else { return }
-      // In pieces that are copied by vectors: what the processor does for long runs has to be started first.
-      var done = 0
-      while done < source.count {
-        let count = min(16, source.count - done)
-        unsafe (frames + filled + done).update(from: first + done, count: count)
-        done += count
-      }
+    // In pieces that are copied by vectors: what the processor does for long runs has to be started first.
+    var done = 0
+    while done < more.count {
+      let count = min(16, more.count - done)
+      unsafe (frames + filled + done).update(from: more.frames + done, count: count)
+      done += count
     }
     filled &+= more.count
   }

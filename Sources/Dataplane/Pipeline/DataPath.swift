@@ -127,6 +127,7 @@ public final class Lane: @unchecked Sendable {
     gate.enter(turn)
     defer { gate.leave(turn) }
     guard let port = ports[index] else { return 0 }
+    batch.ingress = index
     let count = port.receive(into: &batch)
     guard count > 0 else { return 0 }
     let time: UInt64 =

@@ -7,7 +7,7 @@ extension Family {
   mutating func sendPlain(
     from first: Int, _ core: inout Core, _ batch: borrowing FrameBatch, _ tables: borrowing Tables
   ) -> Int {
-    let part = first..<min(list.count, Core.batchLimit)
+    let part = first..<min(list.count, PacketColumns.partLength)
     var departure = PlainDeparture(self, core, batch, tables)
     let next = departure.send(part)
     core.output.close(departure.leavingCount, port: departure.leavingPort)

@@ -32,7 +32,8 @@ extension Pipeline {
   /// Reads frames as long as they are plain IPv4, and returns the place of the first that is not.
   @inline(never)
   private mutating func read(_ part: Range<Int>, _ batch: borrowing FrameBatch) -> Int {
-    let next = PlainReader(PlainSink(v4, core), batch.view, core).read(part)
+    let next = PlainReader(PlainSink(v4, core), batch.view, core, part: PacketColumns.part(of: part.lowerBound)).read(
+      part)
     v4.list.append(contentsOf: part.lowerBound..<next)
     return next
   }
@@ -92,7 +93,7 @@ extension Pipeline {
     let frames = batch.view
     let sink = PlainSink(v4, core)
     let encapsulation = core.lastEncapsulation
-    var reader = PlainReader(sink, frames, core)
+    var reader = PlainReader(sink, frames, core, part: PacketColumns.part(of: part.lowerBound))
     if !inGroups { reader.readsSingly() }
     guard encapsulation != .none else {
       reader.exclude(tables.settings.vxlanPort, tables.settings.genevePort)
@@ -103,9 +104,7 @@ extension Pipeline {
     }
     reader.expect(encapsulation, core, tables.settings)
     let end = reader.unwrap(part)
-    let next = reader.trust(TunnelPeers(tables), encapsulation, part.lowerBound..<end)
-    reader.noteHashes(part.lowerBound..<next)
-    return next
+    return reader.trust(tables.peers4, encapsulation, part.lowerBound..<end)
   }
 }
 

@@ -36,22 +36,19 @@ public struct Pipeline: ~Copyable {
     // In parts that stay in the first-level cache from stage to stage, and are long enough to wait for memory once.
     var start = 0
     while start < batch.count {
-      let end = min(start + Pipeline.partLength, batch.count)
+      let end = min(start + PacketColumns.partLength, batch.count)
       if core.link.isUsable {
         parsePlain(start..<end, &batch, tables)
       } else {
         for index in start..<end { parse(index, &batch, tables) }
       }
-      v4.lookUp(&core, &batch, tables)
-      v6.lookUp(&core, &batch, tables)
+      lookUp(&batch, tables)
       start = end
     }
     core.flush(&batch, tables, ports)
     drainReady(tables, ports)
     if core.offload != nil { settleOffload(tables) }
   }
-
-  private static var partLength: Int { 64 }
 
   /// What has to happen as time passes, packets or not: flows expire, held packets go out or are given up. Bounded work.
   public mutating func tick(at now: UInt64, _ tables: borrowing Tables, _ ports: borrowing PortSet) {
@@ -69,11 +66,11 @@ public struct Pipeline: ~Copyable {
     v6.flows.expire(core.second, tables.settings.timeouts)
   }
 
-  /// Everything behind the parser.
-  private mutating func finish(_ batch: inout FrameBatch, _ tables: borrowing Tables, _ ports: borrowing PortSet) {
+  /// What comes behind the parser, for a part of a batch.
+  @inline(__always)
+  private mutating func lookUp(_ batch: inout FrameBatch, _ tables: borrowing Tables) {
     v4.lookUp(&core, &batch, tables)
     v6.lookUp(&core, &batch, tables)
-    core.flush(&batch, tables, ports)
   }
 
   /// Sends what the last batch left for its end; what goes out late may itself have to be cut.
@@ -97,8 +94,10 @@ public struct Pipeline: ~Copyable {
         restore(index, zone: tables.ports.records[Int(out.rawValue)].zone, batch)
         core.reject(index, reason, &batch, tables)
       }
+      if PacketColumns.part(of: index + 1) != PacketColumns.part(of: index) { lookUp(&batch, tables) }
     }
-    finish(&batch, tables, ports)
+    lookUp(&batch, tables)
+    core.flush(&batch, tables, ports)
     core.waiting.release()
     swap(&batch, &injected)
   }

@@ -20,7 +20,9 @@ struct PlainDeparture<Key: FlowKey> {
     let leaving = core.output.open
     unsafe departure.frames = UnsafeMutableRawPointer(frames.pointer).assumingMemoryBound(to: kalsae_frame.self)
     unsafe departure.frame_count = frames.count
-    unsafe departure.columns = family.plain.view.columns.pointer(0)
+    let start = PacketColumns.part(of: family.list[0])
+    unsafe departure.columns = family.plain.view.columns.pointer(part: start)
+    unsafe departure.start = start
     unsafe departure.keys = UnsafeRawPointer(family.keys.view.pointer)
     unsafe departure.uses_vectors = core.usesVectors ? 1 : 0
     unsafe departure.slots = UnsafeMutableRawPointer(slots.pointer)
@@ -74,7 +76,9 @@ enum PlainSearch {
   ) {
     let slots = family.flows.table.slots.view
     var search = unsafe kalsae_search()
-    unsafe search.columns = family.plain.view.columns.pointer(0)
+    let start = PacketColumns.part(of: family.list[0])
+    unsafe search.columns = family.plain.view.columns.pointer(part: start)
+    unsafe search.start = start
     unsafe search.slots = UnsafeRawPointer(slots.pointer)
     unsafe search.slot_count = slots.count
     unsafe search.hops = UnsafePointer(
@@ -83,7 +87,7 @@ enum PlainSearch {
     unsafe search.packets = UnsafePointer(family.list.view.pointer)
     unsafe search.has_tunnels = tables.hops.hasTunnels ? 1 : 0
     unsafe search.uses_vectors = core.usesVectors ? 1 : 0
-    let count = min(family.list.count, Core.batchLimit)
+    let count = min(family.list.count, PacketColumns.partLength)
     unsafe withUnsafePointer(to: search) {
       if Key.isIPv6 { unsafe kalsae_plain_find6($0, count) } else { unsafe kalsae_plain_find4($0, count) }
     }

@@ -3,7 +3,7 @@ import CDataplane
 /// Whether frames, flows and hops lie as the C code of the fast path believes.
 enum PlainLayout {
   static var isAsExpected: Bool {
-    frames && slots4 && slots6 && hops && hopStates && addresses && MemoryLayout<FlowKey4>.stride == 16
+    frames && slots4 && slots6 && hops && hopStates && MemoryLayout<FlowKey4>.stride == 16
       && MemoryLayout<FlowKey6>.stride == 40
   }
 
@@ -15,11 +15,11 @@ enum PlainLayout {
     typealias Other = kalsae_frame
     let (ours, others) = unsafe (
       offsets(
-        \Frame.buffer, \.start, \.length, \.wireLength, \.checksumStart, \.checksumOffset, \.port, \.flags,
-        \.segmentation),
+        \Frame.buffer, \.start, \.length, \.capacity, \.port, \.flags, \.segmentation, \.checksumStart,
+        \.checksumOffset),
       offsets(
-        \Other.buffer, \.start, \.length, \.wire_length, \.checksum_start, \.checksum_offset, \.port, \.flags,
-        \.segmentation)
+        \Other.buffer, \.start, \.length, \.capacity, \.port, \.flags, \.segmentation, \.checksum_start,
+        \.checksum_offset)
     )
     return ours == others && FrameFlags.checksumPartial.rawValue == 1 && FrameFlags.truncated.rawValue == 8
   }
@@ -52,11 +52,6 @@ enum PlainLayout {
       \HopRecord.port, \.length, \.plain, \.trafficClassMask, \.plainMTU, \.plainSum, \.plainStart, \.template)
       == offsets(
         \Other.port, \.length, \.plain, \.traffic_class_mask, \.plain_mtu, \.plain_sum, \.plain_start, \.headers)
-  }
-
-  private static var addresses: Bool {
-    typealias Other = kalsae_peer_slot
-    return offsets(\AddressTable.Slot.high, \.low, \.tag, \.value) == offsets(\Other.high, \.low, \.tag, \.value)
   }
 
   private static var hopStates: Bool {

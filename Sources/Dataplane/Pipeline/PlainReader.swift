@@ -13,11 +13,11 @@ struct PlainReader {
 
   /// For bare packets that begin as they do at the port.
   @inline(__always)
-  init(_ sink: PlainSink<FlowKey4>, _ frames: FrameBatchView, _ core: borrowing Core) {
+  init(_ sink: PlainSink<FlowKey4>, _ frames: FrameBatchView, _ core: borrowing Core, part start: Int) {
     unsafe plain.frames = UnsafeMutableRawPointer(frames.pointer).assumingMemoryBound(to: kalsae_frame.self)
     unsafe plain.keys = UnsafeMutableRawPointer(sink.keys.pointer)
       .assumingMemoryBound(to: (UInt64, UInt64).self)
-    unsafe plain.columns = sink.plain.columns.pointer(0)
+    unsafe plain.columns = sink.plain.columns.pointer(part: start)
     unsafe plain.slots = UnsafeRawPointer(sink.slots.pointer)
     unsafe plain.slot_count = sink.slots.count
     unsafe plain.tail = sink.tail.word
@@ -94,16 +94,13 @@ struct PlainReader {
 
   /// Notes which peers packets came from that were unwrapped; returns the place of the first that may not come so (NODE-4).
   @inline(__always)
-  func trust(_ peers: TunnelPeers, _ encapsulation: Encapsulation, _ part: Range<Int>) -> Int {
-    let (slots, count, tag) = peers.addresses.slots4
+  func trust(_ peers: borrowing PeerTable, _ encapsulation: Encapsulation, _ part: Range<Int>) -> Int {
+    let (words, shift) = peers.view
     var known = unsafe kalsae_peers()
-    unsafe known.slots = UnsafePointer(
-      UnsafeMutableRawPointer(slots.pointer).assumingMemoryBound(to: kalsae_peer_slot.self))
-    unsafe known.slot_count = count
-    unsafe known.encapsulations = UnsafePointer(peers.encapsulations.pointer)
-    unsafe known.count = peers.encapsulations.count
-    unsafe known.tag = tag
-    unsafe known.bit = 1 << UInt32(encapsulation.rawValue)
+    unsafe known.words = UnsafePointer(words.pointer)
+    unsafe known.count = words.count
+    unsafe known.shift = shift
+    unsafe known.bit = 1 << (48 + UInt64(encapsulation.rawValue))
     return unsafe withUnsafePointer(to: plain) { plain in
       unsafe withUnsafePointer(to: known) {
         unsafe Int(kalsae_plain_trust(plain, $0, part.lowerBound, part.upperBound))
@@ -111,14 +108,8 @@ struct PlainReader {
     }
   }
 
-  /// Notes the hashes of the flow keys of packets that were read, and asks for the slots of their flows.
-  @inline(__always)
-  func noteHashes(_ part: Range<Int>) {
-    unsafe withUnsafePointer(to: plain) { unsafe kalsae_plain_hash($0, part.lowerBound, part.upperBound) }
-  }
-
   /// Reads packets in the tunnel that is expected; returns the place of the first that was not read. Where they come from
-  /// is left in the first column, in which `noteHashes` is to put the hashes.
+  /// is left where `trust` looks for it.
   @inline(__always)
   func unwrap(_ part: Range<Int>) -> Int {
     unsafe withUnsafePointer(to: plain) { unsafe Int(kalsae_plain_unwrap($0, part.lowerBound, part.upperBound)) }

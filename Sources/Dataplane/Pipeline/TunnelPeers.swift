@@ -1,18 +1,9 @@
 import Addresses
 
-/// Which peers send in a tunnel, and how: for a loop (`MemoryView`).
-struct TunnelPeers {
-  /// Their numbers, by address.
-  let addresses: AddressTableView
-  /// Of each, a bit for every encapsulation that it sends in.
-  let encapsulations: MemoryView<UInt32>
+/// The node's own end of tunnels.
+enum TunnelPeers {
   /// In the place of the node's own address: nothing came in a tunnel yet.
   static var noLocal: UInt64 { .max }
-
-  init(_ tables: borrowing Tables) {
-    addresses = tables.peerAddresses.view
-    encapsulations = tables.peerEncapsulations.view
-  }
 
   /// Whether an address, as it lies in a packet, is the node's.
   static func isLocal(_ address: UInt64, _ tables: borrowing Tables) -> Bool {

@@ -118,15 +118,10 @@ struct AddressTableView: BitwiseCopyable {
       position = (position + 1) & mask
     }
   }
-
-  /// The slots, how many there are, and what those of IPv4 addresses have for a tag.
-  var slots4: (slots: MemoryView<AddressTable.Slot>, count: Int, tag: UInt32) {
-    (slots, mask &+ 1, AddressTable.tagV4 &+ 1)
-  }
 }
 
 extension AddressTable {
-  fileprivate static var tagV4: UInt32 { 0x400 }
+  private static var tagV4: UInt32 { 0x400 }
   private static var tagV6: UInt32 { 0x600 }
 
   @inline(__always)

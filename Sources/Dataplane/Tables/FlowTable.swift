@@ -3,16 +3,16 @@ import Addresses
 /// One direction of a flow: its key and all that its packets need, in whole cache lines: one for IPv4, two for IPv6.
 struct FlowSlot<Key: FlowKey>: BitwiseCopyable {
   var key: Key
-  /// The tables' epoch in which `hop` was last known to be right.
-  var epoch: UInt32
-  var hop: HopIndex
   var connection: ConnectionIndex
   /// Seconds of the pipeline's clock.
   var lastSeen: UInt32
-  var octets: UInt64
+  /// The tables' epoch in which `hop` was last known to be right.
+  var epoch: UInt32
+  var hop: HopIndex
   /// From the lowest bit on: packets (48), whether the direction is the answers' (bit 48), whether `rewrite` changes
   /// anything (bit 56).
   private(set) var tally: UInt64
+  var octets: UInt64
   var rewrite = Key.Rewrite.none
   private var padding: Key.Padding = Key.padding
 

@@ -185,10 +185,18 @@ extension PerPacket {
   }
 }
 
-/// Four words for each packet of a batch, in columns that lie at fixed distances: a loop needs one address for them all.
+/// Eight words for each packet of a part of a batch, in columns that lie at fixed distances: a loop needs one address for
+/// them all. Packets of different parts have the same places, so that these stay in the first-level cache.
 @safe
 struct PacketColumns: ~Copyable {
   private let base: UnsafeMutablePointer<UInt64>
+
+  /// The packets of a part: see `Pipeline.process`. Parts begin at multiples of it.
+  static var partLength: Int { Int(kalsae_part_length) }
+
+  /// Where the part begins that a packet belongs to.
+  @inline(__always)
+  static func part(of index: Int) -> Int { index & ~(partLength &- 1) }
 
   init() {
     guard let raw = unsafe kalsae_map(PacketColumns.octets) else { fatalError("out of memory for a batch") }
@@ -206,25 +214,26 @@ struct PacketColumns: ~Copyable {
   struct View: BitwiseCopyable {
     fileprivate let base: UnsafeMutablePointer<UInt64>
 
-    /// The word of a packet in column 0 to 4.
+    /// The word of a packet in column 0 to 7.
     subscript(_ column: Int, _ index: Int) -> UInt64 {
       @inline(__always) get {
-        precondition(column >= 0 && column < 5 && UInt(bitPattern: index) < UInt(Core.batchLimit))
-        return unsafe base[column * PacketColumns.stride &+ index]
+        precondition(column >= 0 && column < PacketColumns.count)
+        return unsafe base[column &* PacketColumns.stride &+ index & (PacketColumns.partLength &- 1)]
       }
       @inline(__always) nonmutating set {
-        precondition(column >= 0 && column < 5 && UInt(bitPattern: index) < UInt(Core.batchLimit))
-        unsafe base[column * PacketColumns.stride &+ index] = newValue
+        precondition(column >= 0 && column < PacketColumns.count)
+        unsafe base[column &* PacketColumns.stride &+ index & (PacketColumns.partLength &- 1)] = newValue
       }
     }
 
-    /// A column, for C.
+    /// Where the first column's word of a packet 0 would be, were it of the part that begins at `start`; for C.
     @unsafe
-    func pointer(_ column: Int) -> UnsafeMutablePointer<UInt64> { unsafe base + column * PacketColumns.stride }
+    func pointer(part start: Int) -> UnsafeMutablePointer<UInt64> { unsafe base - start }
   }
 
-  private static var stride: Int { kalsae_column_length }
-  private static var octets: Int { 12288 }
+  private static var count: Int { Int(kalsae_column_count) }
+  private static var stride: Int { Int(kalsae_column_length) }
+  private static var octets: Int { (count * stride * 8 + 4095) & ~4095 }
 }
 
 /// Positions in a batch, in order.

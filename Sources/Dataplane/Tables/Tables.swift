@@ -101,6 +101,8 @@ public struct Tables: ~Copyable {
   var peerAddresses = AddressTable()
   /// Bit n set: encapsulation n is accepted from the peer.
   var peerEncapsulations = Memory<UInt32>(count: 1024)
+  /// The same two for the fast path.
+  var peers4 = PeerTable()
   var peers: [Peer?] = []
   private var freePeers: [Int] = []
   public var settings: Settings {
@@ -241,6 +243,9 @@ extension Tables {
     revision &+= 1
     peers[index] = peer
     peerEncapsulations[index] = peer.encapsulations.reduce(0) { $0 | 1 << UInt32($1.rawValue) }
+    if case .v4(let address) = address {
+      peers4.set(address, peer: UInt16(truncatingIfNeeded: index), encapsulations: peerEncapsulations[index])
+    }
   }
 
   public mutating func removePeer(at address: IPAddress) {
@@ -250,6 +255,7 @@ extension Tables {
     peers[Int(index)] = nil
     freePeers.append(Int(index))
     peerEncapsulations[Int(index)] = 0
+    if case .v4(let address) = address { peers4.remove(address) }
   }
 }
 

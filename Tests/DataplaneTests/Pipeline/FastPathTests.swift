@@ -267,7 +267,7 @@ struct FastPathTests {
       bench.pipeline.core.begin(at: bench.now, bench.tables)
       bench.pipeline.core.enter(port, bench.tables)
       let sink = PlainSink(bench.pipeline.v4, bench.pipeline.core)
-      var reader = PlainReader(sink, batch.view, bench.pipeline.core)
+      var reader = PlainReader(sink, batch.view, bench.pipeline.core, part: 0)
       if !inGroups { reader.readsSingly() }
       guard isTunnel else { return reader.read(0..<list.count) }
       #expect(bench.pipeline.core.lastEncapsulation == encapsulation)
@@ -284,6 +284,59 @@ struct FastPathTests {
     }
     // What is left of a group is read one by one.
     #expect(read(Array(frames.prefix(15))) == 15)
+  }
+
+  @Test(
+    "NODE-4 who may send in a tunnel, asked for eight packets at a time and singly, as Dictionary has it",
+    arguments: [true, false])
+  func peers(inGroups: Bool) {
+    let twins = Twins(.vxlan)
+    let bench = twins.fast
+    let columns = bench.pipeline.v4.plain.view
+    var batch = FrameBatch()
+    bench.pipeline.core.begin(at: bench.now, bench.tables)
+    bench.pipeline.core.enter(bench.underlay, bench.tables)
+    var reader = PlainReader(
+      PlainSink(bench.pipeline.v4, bench.pipeline.core), batch.view, bench.pipeline.core, part: 0)
+    if !inGroups { reader.readsSingly() }
+    var random = SeededGenerator(5)
+    var table = PeerTable()
+    var known: [IPv4Address: UInt16] = [:]
+    // Few enough for many that are looked for in the same place.
+    func address() -> IPv4Address { IPv4Address(10, 0, UInt8(random.next() & 3), UInt8(random.next() & 255)) }
+    for round in 0..<400 {
+      for _ in 0..<20 {
+        let address = address()
+        // Grows for a while, then shrinks.
+        if random.next() % 10 < (round < 200 ? 7 : 3) {
+          let peer = UInt16(truncatingIfNeeded: random.next())
+          // Every fourth sends in another tunnel.
+          table.set(address, peer: peer, encapsulations: peer & 3 == 0 ? 1 << 1 : 1 << 1 | 1 << 3)
+          known[address] = peer
+        } else {
+          table.remove(address)
+          known[address] = nil
+        }
+      }
+      #expect(table.count == known.count)
+      let asked = (0..<61).map { _ in
+        random.next() % 10 < 8 ? known.randomElement(using: &random)?.key ?? address() : address()
+      }
+      for (index, address) in asked.enumerated() {
+        columns.columns[3, index] = UInt64(address.rawValue.bigEndian)
+        columns.setMark(index, .general)
+      }
+      var next = 0
+      while next < asked.count {
+        let end = reader.trust(table, .vxlan, next..<asked.count)
+        for index in next..<end {
+          #expect(known[asked[index]].map { $0 & 3 != 0 ? $0 : nil } == columns.mark(index).peer, "round \(round)")
+        }
+        if end < asked.count { #expect(known[asked[end]].map { $0 & 3 == 0 } ?? true, "round \(round)") }
+        next = end + 1
+      }
+    }
+    batch.removeAll()
   }
 
   @Test("Flows and hops lie in memory as the code in C believes")

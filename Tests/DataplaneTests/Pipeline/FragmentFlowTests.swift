@@ -102,6 +102,22 @@ import Testing
     #expect(sent.isSilent)
   }
 
+  @Test("TUN-8 fragments that waited go out behind their first ones, however many at once", arguments: families)
+  func manyOutOfOrder(_ family: IPFamily) {
+    let bench = Bench(.ipip)
+    let datagrams = (0..<120).map { parts(bench, family, identification: 100 + $0) }
+    for parts in datagrams { #expect(bench.send(bench.fromPod(parts[1]), at: bench.podA).isSilent) }
+    let sent = bench.send(datagrams.map { MemoryFrame(bench.fromPod($0[0])) }, at: bench.podA)
+    let out = sent.octets(bench.underlay).map { Array($0[34...]) }
+    #expect(sent.drops.isEmpty && out.count == 240)
+    for parts in datagrams {
+      let first = out.firstIndex(of: hopped(parts[0]))
+      let second = out.firstIndex(of: hopped(parts[1]))
+      #expect(first != nil && second != nil && first! < second!)
+    }
+    #expect(bench.pipeline.flows().first?.forward.packets == 240)
+  }
+
   @Test("TUN-8 only so many wait")
   func bounded() {
     let bench = Bench(.ipip)
