@@ -13,15 +13,19 @@ extension Core {
     let sender = arp.senderProtocolAddress
     let target = arp.targetProtocolAddress
     guard arp.operation == .request, !arp.isProbe, !arp.isAnnouncement else { return drop(index, .arpIgnored, batch) }
-    if ingressRecord.role == PortRole.pod.rawValue {
+    // A probe's sender, which is 0, does not come here.
+    let pair = UInt64(sender.rawValue) << 32 | UInt64(target.rawValue)
+    let isKnown = pair == answeredPair
+    if !isKnown, ingressRecord.role == PortRole.pod.rawValue {
       guard tables.podAddresses.find(sender) == UInt32(ingress.rawValue) else {
         return drop(index, .sourceAddress, batch)
       }
     }
     let asker = arp.senderHardwareAddress
-    guard !asker.isGroup, asker == octets[mac: 6], answersFor(target, tables) else {
+    guard !asker.isGroup, asker == octets[mac: 6], isKnown || answersFor(target, tables) else {
       return drop(index, .arpIgnored, batch)
     }
+    answeredPair = pair
     let own = MACAddress(rawValue: ingressRecord.mac)
     octets[mac: 0] = asker
     octets[mac: 6] = own

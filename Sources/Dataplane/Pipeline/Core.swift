@@ -32,6 +32,8 @@ struct Core: ~Copyable {
   /// The port that the batch came in by, and its record.
   private(set) var ingress = PortIndex.none
   private(set) var ingressRecord = PortRecord.none
+  /// Who asked for whom in the batch's last ARP request that was answered: who asks once more has the same answer. 0: nobody.
+  var answeredPair: UInt64 = 0
   /// Whether there is a limit to what may come in by it.
   private(set) var isLimited = false
   /// What plain packets from there begin with.
@@ -92,6 +94,7 @@ struct Core: ~Copyable {
   mutating func enter(_ port: PortIndex, _ tables: borrowing Tables) {
     ingress = port
     ingressRecord = tables.ports.records[Int(port.rawValue)]
+    answeredPair = 0
     isLimited = tables.ports.hasLimits && tables.ports.limits[Int(port.rawValue)].receive.isLimit
     // Whoever traces sees every decision, and only the general way tells of them.
     link = usesFastPath && !isTracing ? LinkGuard(ingressRecord) : .none

@@ -1,4 +1,5 @@
 import Addresses
+import Ports
 import Testing
 
 @testable import Dataplane
@@ -87,6 +88,22 @@ import Testing
     expectIgnored(request(sender: "0af4010b", target: "a9fe0101"), .sourceAddress)
     expectIgnored(request(target: "a9fe0101", senderMAC: "0a580af4010b"))
     expectIgnored(request(target: "a9fe0101", senderMAC: "ffffffffffff"))
+  }
+
+  @Test("NODE-2, NODE-4 a request behind one that was answered is judged by itself")
+  func oneAfterAnother() {
+    let gateway = request(target: "a9fe0101")
+    let sent = bench.send(
+      [
+        gateway, gateway, request(sender: "0af4010b", target: "a9fe0101"), request(target: "c6336401"),
+        request(target: "a9fe0101", senderMAC: "0a580af4010b"), request(target: "0af4010b"), gateway,
+      ].map { MemoryFrame($0) }, at: bench.podA)
+    #expect(
+      sent.octets(bench.podA).map(hex) == ["a9fe0101", "a9fe0101", "0af4010b", "a9fe0101"].map { hex(reply(for: $0)) })
+    #expect(sent.drops == [.sourceAddress: 1, .arpIgnored: 2])
+    // What was right for one batch need not be for the next.
+    bench.tables.removePodAddress(bench.pod(10))
+    expectIgnored(gateway, .sourceAddress)
   }
 
   @Test("ARP for another protocol, cut short, or a reply") func badARP() {
