@@ -26,17 +26,10 @@ struct __attribute__((aligned(64))) leaving {
   uint64_t third[8][2];
   /// What outer headers have of their own: see `wrap`.
   uint64_t outer[8][2];
-  /// The frame's place in the buffer and its length.
-  uint64_t span[8];
-  /// Of packets that are translated: addresses and ports, the transport checksum and where it is.
-  const char *addresses[8];
-  uint64_t checksum[8];
-  char *checksum_place[8];
   /// From where on the columns are theirs.
   const uint64_t *columns;
-  struct kalsae_frame *frames;
-  /// `PlainHop`, whether there are translated ones among them, and whether frames are no longer where they were.
-  unsigned way;
+  /// `PlainHop`.
+  unsigned kind;
 };
 
 /// The place of what packet i has in a list of pairs.
@@ -66,14 +59,12 @@ VINLINE __m512i count_down(__m512i third) {
   return _mm512_add_epi64(third, _mm512_mask_mov_epi64(all(0xffff), wraps, all(0x1ffff)));
 }
 
-/// What is written of packets some of which are translated.
-VINLINE void translate(
-    struct leaving *l, __mmask8 rewrites, __m512i slot, __m512i packet, __m512i word, const uint64_t (*keys)[2]) {
-  const __m512i own = _mm512_add_epi64(all((uint64_t)keys), _mm512_slli_epi64(numbers(), 4));
-  store8(l->addresses, _mm512_mask_add_epi64(own, rewrites, slot, all(REWRITE)));
-  const __m512i change =
-      _mm512_mask_i64gather_epi64(_mm512_setzero_si512(), rewrites, slot, (const void *)(intptr_t)(REWRITE + 8), 1);
-  const __m512i third = high_half(word), none = _mm512_setzero_si512();
+/// Translates some of eight packets: new addresses and ports, and what that does to checksums.
+VINLINE void translate(struct leaving *l, __mmask8 rewrites, __m512i slot, __m512i packet, __m512i word) {
+  const __m512i none = _mm512_setzero_si512();
+  const __m512i addresses = _mm512_mask_i64gather_epi64(none, rewrites, slot, (const void *)(intptr_t)REWRITE, 1);
+  const __m512i change = _mm512_mask_i64gather_epi64(none, rewrites, slot, (const void *)(intptr_t)(REWRITE + 8), 1);
+  const __m512i third = high_half(word);
   // One hop less: 0xfffe, which is -1.
   const __m512i header = add(_mm512_and_si512(high_half(change), all(0xffff)), all(0xfffe));
   const __m512i mended = invert(add(invert(_mm512_srli_epi64(third, 16)), header));
@@ -81,14 +72,18 @@ VINLINE void translate(
   note_third(l, _mm512_or_si512(hop_less, _mm512_slli_epi64(mended, 16)));
   const __mmask8 tcp = _mm512_cmpeq_epi64_mask(_mm512_and_si512(third, all(0xff00)), all(TCP << 8));
   const __m512i place = _mm512_add_epi64(packet, _mm512_mask_mov_epi64(all(26), tcp, all(36)));
-  store8(l->checksum_place, place);
   // Eight octets of which the last two are the checksum: those are there.
-  const __m512i old = _mm512_srli_epi64(GATHER(place, -6), 48);
+  const __m512i last = _mm512_mask_i64gather_epi64(none, rewrites, place, (const void *)(intptr_t)-6, 1);
+  const __m512i old = _mm512_srli_epi64(last, 48);
   __m512i new = invert(add(invert(old), _mm512_srli_epi64(change, 48)));
   // TUN-9: none stays none, and a computed 0 is written as 0xffff.
   new = _mm512_mask_mov_epi64(new, ~tcp & _mm512_cmpeq_epi64_mask(new, none), all(0xffff));
   new = _mm512_mask_mov_epi64(new, ~tcp & _mm512_cmpeq_epi64_mask(old, none), none);
-  store8(l->checksum, new);
+  // The two octets before the checksum stay as they are.
+  const __m512i sum = _mm512_or_si512(_mm512_slli_epi64(new, 16), _mm512_and_si512(_mm512_srli_epi64(last, 32), all(0xffff)));
+  _mm512_mask_i64scatter_epi64((void *)12, rewrites, packet, addresses, 1);
+  _mm512_mask_i64scatter_epi32((void *)20, rewrites, packet, _mm512_cvtepi64_epi32(change), 1);
+  _mm512_mask_i64scatter_epi32((void *)-2, rewrites, place, _mm512_cvtepi64_epi32(sum), 1);
 }
 
 /// What outer headers have of their own, in network byte order: eight octets of the IPv4 header from its first on; its
@@ -120,8 +115,8 @@ static const struct {
            {FIRST(28), [38] = 8, [39] = 9, [48] = 10, [49] = 11, [52] = 12, [53] = 13}},
 };
 
-/// Writes what eight packets become: cache line by cache line.
-VINLINE void put(const struct leaving *l, uint32_t second, const int kind, const int translates, const int moves) {
+/// Counts eight packets, and writes their headers: cache line by cache line.
+VINLINE void put(const struct leaving *l, uint32_t second, const int kind) {
   const __m512i from = load8(outers[kind].from);
   const __mmask64 own = outers[kind].mask;
   const __m256i seen = _mm256_set1_epi32((int)second), none = _mm256_setzero_si256();
@@ -133,7 +128,6 @@ VINLINE void put(const struct leaving *l, uint32_t second, const int kind, const
     const __m128i counted = _mm_load_si128((const __m128i *)l->counted[PAIR(i)]);
     state = _mm256_add_epi64(_mm256_blend_epi32(state, seen, 2), _mm256_inserti128_si256(none, counted, 1));
     _mm256_storeu_si256(flow, state);
-    if (moves) memcpy(&l->frames[i].start, &l->span[i], 8);
     char *p = (char *)l->columns[PLACES + i];
     const char *headers = (const char *)l->columns[HOPS + i] + HEADERS;
     const __m128i third = _mm_load_si128((const __m128i *)l->third[PAIR(i)]);
@@ -149,15 +143,11 @@ VINLINE void put(const struct leaving *l, uint32_t second, const int kind, const
     } else {
       memcpy(p + 8, (const char *)l->third[PAIR(i)] + 6, 4);
     }
-    if (translates) {
-      memcpy(p + 12, l->addresses[i], 12);
-      memcpy(l->checksum_place[i], &l->checksum[i], 2);
-    }
   }
 }
 
-/// Finds out what is to be written of the eight packets listed from place `first` on. False where they are not all alike, or
-/// something stands in their way.
+/// Finds out what is to be written of the eight packets listed from place `first` on, and writes what is another octet in each:
+/// translations, and where frames begin. False where they are not all alike, or something stands in their way.
 VINLINE int prepare(struct kalsae_departure *d, size_t first, struct leaving *l) {
   const uint64_t *listed = d->columns + LISTED + d->start + first;
   const __m512i entry = load8(listed);
@@ -204,23 +194,26 @@ VINLINE int prepare(struct kalsae_departure *d, size_t first, struct leaving *l)
     if (d->leaving_port >= 0 || !d->may_open) return 0;
     d->leaving_port = (int32_t)port;
   }
-  l->frames = d->frames + base;
   const __m512i packet = load8(columns + PLACES);
   const __m512i pushed = _mm512_and_si512(_mm512_srli_epi64(leads, 16), all(0xffff)), longer = _mm512_add_epi64(length, pushed);
   const __m512i shift = _mm512_sub_epi64(_mm512_and_si512(_mm512_srli_epi64(mark, 16), all(0xff)), pushed);
   const __m512i old = load8(columns + SPANS);
   const __m512i span = _mm512_mask_mov_epi32(_mm512_slli_epi64(longer, 32), 0x5555, _mm512_add_epi32(old, shift));
   l->columns = columns;
-  store8(l->span, span);
   store_pairs(l->counted, all(1), length);
   _mm_storeu_si128((__m128i *)(d->leaving + d->leaving_count), _mm512_cvtepi64_epi16(index));
   d->leaving_count += 8;
   d->grouped_count += 8;
   const __mmask8 rewrites = _mm512_test_epi64_mask(tally, all((uint64_t)0xff << 56));
+  l->kind = (unsigned)kind;
   const __mmask8 moves = _mm512_cmpneq_epi64_mask(old, span);
-  l->way = (unsigned)kind << 2 | (rewrites != 0) << 1 | (moves != 0 || kind > 1);
+  // (Out of registers: stored and read again one by one, it takes longer.)
+  if (moves) {
+    const __m512i frames = _mm512_add_epi64(all((uint64_t)(d->frames + base)), _mm512_slli_epi64(numbers(), 6));
+    _mm512_mask_i64scatter_epi64((void *)offsetof(struct kalsae_frame, start), moves, frames, span, 1);
+  }
   if (rewrites) {
-    translate(l, rewrites, slot, packet, word, (const uint64_t(*)[2])d->keys + base);
+    translate(l, rewrites, slot, packet, word);
   } else {
     note_third(l, count_down(high_half(word)));
   }
@@ -240,17 +233,11 @@ VECTOR size_t kalsae_plain_send_vector(struct kalsae_departure *d, size_t first,
     while (count < 8 && first + 8 <= end && prepare(d, first, groups + count)) first += 8, count++;
     for (size_t i = 0; i < count; i++) {
       const struct leaving *l = groups + i;
-      switch (l->way) {
-#define WAYS(kind) \
-  case kind << 2 | 1: put(l, d->second, kind, 0, 1); break; \
-  case kind << 2 | 3: put(l, d->second, kind, 1, 1); break
-      case 1 << 2: put(l, d->second, 1, 0, 0); break;
-      case 1 << 2 | 2: put(l, d->second, 1, 1, 0); break;
-      WAYS(1);
-      WAYS(2);
-      WAYS(3);
-      WAYS(4);
-      default: __builtin_unreachable();
+      switch (l->kind) {
+      case 1: put(l, d->second, 1); break;
+      case 2: put(l, d->second, 2); break;
+      case 3: put(l, d->second, 3); break;
+      default: put(l, d->second, 4); break;
       }
     }
     if (count < 8) return first;
