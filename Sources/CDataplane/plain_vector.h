@@ -31,7 +31,7 @@ VINLINE const uint64_t *apart(const uint64_t *words) {
 }
 
 /// 16 octets each of four of eight places in memory, `offset` behind them: of those with even numbers, or of the others.
-/// (Loads of whole vectors, for the processor's units that turn lanes about have enough to do.)
+/// (Loads, and not permutations of whole rows: the unit that permutes has enough to do.)
 VINLINE __m512i four_at(const uint64_t at[8], int odd, ptrdiff_t offset) {
   __m512i four = _mm512_castsi128_si512(_mm_loadu_si128((const __m128i *)(at[odd] + offset)));
   four = _mm512_inserti64x2(four, _mm_loadu_si128((const __m128i *)(at[odd + 2] + offset)), 1);
