@@ -62,8 +62,6 @@ struct kalsae_departure {
   /// The columns of `PlainPackets`, as in `kalsae_plain`, and where the part begins: listed packets are numbered from there on.
   uint64_t *columns;
   size_t start;
-  /// The packets' keys, as slots begin with them.
-  const void *keys;
   /// `kalsae_slot4` or `kalsae_slot6`.
   void *slots;
   const struct kalsae_hop *hops;

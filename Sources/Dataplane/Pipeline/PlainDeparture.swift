@@ -23,7 +23,6 @@ struct PlainDeparture<Key: FlowKey> {
     let start = PacketColumns.part(of: family.list[0])
     unsafe departure.columns = family.plain.view.columns.pointer(part: start)
     unsafe departure.start = start
-    unsafe departure.keys = UnsafeRawPointer(family.keys.view.pointer)
     unsafe departure.uses_vectors = core.usesVectors ? 1 : 0
     unsafe departure.slots = UnsafeMutableRawPointer(slots.pointer)
     unsafe departure.slot_count = slots.count
