@@ -32,6 +32,9 @@ struct PlainPacketsView: BitwiseCopyable {
 
   @inline(__always)
   func setMark(_ index: Int, _ mark: PlainMark) { columns[2, index] = mark.word }
+  /// Where the frame begins in its buffer, and its length: whoever changes them after the packet was read says so.
+  @inline(__always)
+  func setSpan(_ index: Int, of frame: Frame) { columns[5, index] = UInt64(frame.start) | UInt64(frame.length) << 32 }
   @inline(__always)
   func set(_ index: Int, _ hash: UInt64, _ word: UInt64, _ mark: PlainMark) {
     columns[0, index] = hash
@@ -142,6 +145,7 @@ extension Core {
     // What follows the packet is Ethernet's padding.
     batch[index].narrow(from: mark.offset, length: mark.length)
     plain.setMark(index, mark.unfolded)
+    plain.setSpan(index, of: batch[index])
     var context = PacketContext()
     context.hash = plain.hash(index)
     context.length = UInt32(truncatingIfNeeded: mark.length)

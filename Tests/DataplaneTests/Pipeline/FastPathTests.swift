@@ -168,6 +168,34 @@ struct FastPathTests {
     #expect(twins.plain.pipeline.core.sentInGroups == 0)
   }
 
+  @Test(
+    "TUN-1, KP-15: a batch of packets of flows that begin with it: those behind the first come out as singly",
+    arguments: FastPathTests.ways.indices)
+  func beginning(_ way: Int) {
+    let twins = FastPathTests.twins(way)
+    let bench = twins.fast
+    for (number, server) in [twins.peer.pod(10), twins.frontends[.ipv4]![0]].enumerated() {
+      let destination = (server, number == 0 ? 2000 : 80)
+      for client in [3000, 3001] {
+        let packets = (0..<60).map { sent in
+          // Ethernet's padding behind each, of one flow or of two by turns.
+          let port = client + (client == 3001 ? 10 * (sent / 30) : 0)
+          return bench.fromPod(
+            udp(
+              bench.pod(10), destination.0, from: port, to: destination.1, [UInt8](repeating: UInt8(sent), count: 40),
+              with: IPFields(dontFragment: true)))
+            + [1, 2, 3]
+        }
+        let before = bench.pipeline.core.sentInGroups
+        twins.send(packets.map { MemoryFrame($0) }, at: bench.podA)
+        if PlainReader.hasVectors, FastPathTests.ways[way].2.isEmpty {
+          #expect(bench.pipeline.core.sentInGroups >= before + 16)
+        }
+      }
+    }
+    twins.expectSameFlows()
+  }
+
   /// A packet of a pod, of one of few flows, so that most are known.
   private func frame(
     bench: Bench, to other: Bench, _ twins: Twins, isCalm: Bool, _ random: inout SeededGenerator
