@@ -10,6 +10,7 @@
 
 // Which instructions this processor has beyond those that the build assumes; settled before main.
 static int has_avx2, has_sse42;
+static unsigned lanes = 1;
 static uint32_t crc32c_table[8][256];
 
 __attribute__((constructor)) static void kalsae_detect(void) {
@@ -17,6 +18,12 @@ __attribute__((constructor)) static void kalsae_detect(void) {
   __builtin_cpu_init();
   has_avx2 = __builtin_cpu_supports("avx2") != 0;
   has_sse42 = __builtin_cpu_supports("sse4.2") != 0;
+  if (has_avx2 && __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2")) lanes = 4;
+  if (lanes == 4 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+      __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vbmi2")) {
+    lanes = 8;
+  }
 #endif
   for (unsigned i = 0; i < 256; i++) {
     uint32_t crc = i;
@@ -29,6 +36,8 @@ __attribute__((constructor)) static void kalsae_detect(void) {
       crc32c_table[slice][i] = previous >> 8 ^ crc32c_table[0][previous & 0xff];
     }
 }
+
+unsigned kalsae_plain_lanes(void) { return lanes; }
 
 // One's complement sums. Words of 32 bits are added into 64 bits: 2^32 of them fit, so nothing is lost.
 

@@ -1,5 +1,6 @@
 #include "plain_octets.h"
-#include "plain_vector.h"
+#include "plain_fours.h"
+#include "plain_eights.h"
 
 _Static_assert(sizeof(struct kalsae_slot4) == 64 && sizeof(struct kalsae_slot6) == 128, "slots are whole cache lines");
 
@@ -47,7 +48,7 @@ INLINE void find_one(const struct kalsae_search *s, size_t number, const int is_
 #if defined(__x86_64__)
 enum { HOP = offsetof(struct kalsae_slot4, flow) + offsetof(struct kalsae_direction, hop) };
 
-VECTOR static size_t find_vector(const struct kalsae_search *search, size_t count) {
+VECTOR static size_t find_eights(const struct kalsae_search *search, size_t count) {
   const struct kalsae_search s = *search;
   const __m512i mask = all(s.slot_count - 1);
   const char *slots = s.slots;
@@ -88,12 +89,59 @@ VECTOR static size_t find_vector(const struct kalsae_search *search, size_t coun
   return number;
 }
 
-#else
-static size_t find_vector(const struct kalsae_search *search, size_t count) {
-  (void)search, (void)count;
-  return 0;
+FINLINE size_t find_in_fours(const struct kalsae_search *search, size_t count, const int has_tunnels) {
+  const struct kalsae_search s = *search;
+  const quad mask = four(s.slot_count - 1), slots = four((uint64_t)s.slots), order = {0, 1, 2, 3};
+  // What is not where it should be first: further on, or not there. Of each four, packets 0, 2, 1, 3.
+  uint64_t elsewhere = 0;
+  size_t number = 0;
+  for (; number + 4 <= count && number < kalsae_part_length; number += 4) {
+    const size_t index = s.packets[number];
+    // They are in order: without gaps where the last is as near as it can be.
+    if (s.packets[number + 3] - index != 3) break;
+    uint64_t *columns = s.columns + index;
+    const quad place = load4(columns + HASHES) & mask;
+    store4(columns + SLOTS, (place << 6) + slots);
+    store4(s.columns + LISTED + s.start + number, place << 8 | (four(index) + order));
+    uint64_t at[4];
+    // (What has just been written together is not read singly: that takes longer.)
+    for (int i = 0; i < 4; i++) at[i] = (uint64_t)s.slots + ((columns[HASHES + i] & (s.slot_count - 1)) << 6);
+    const char *sought = (const char *)s.keys + sizeof(uint64_t[2]) * index;
+    const quad one = same(load4(sought), two_at(at[0], at[1])), other = same(load4(sought + 32), two_at(at[2], at[3]));
+    const quad found = __builtin_shufflevector(one, other, 0, 4, 2, 6) & __builtin_shufflevector(one, other, 1, 5, 3, 7);
+    elsewhere |= (uint64_t)(highest(found) ^ 0xf) << number;
+    for (int i = 0; i < 4; i++) {
+      const struct kalsae_hop *hop = s.hops + load32((const char *)at[i] + HOP);
+      columns[HOPS + i] = (uint64_t)hop;
+      kalsae_prefetch((const char *)hop + 64);
+      if (has_tunnels) { kalsae_prefetch(hop); kalsae_prefetch_write((const char *)columns[PLACES + i] - 64); }
+    }
+  }
+  elsewhere = (elsewhere & 0x9999999999999999) | (elsewhere & 0x2222222222222222) << 1 | (elsewhere >> 1 & 0x2222222222222222);
+  // Most of them are in the next slot; all are asked for before the first is looked at.
+  for (uint64_t rest = elsewhere; rest; rest &= rest - 1) {
+    const size_t next = (s.columns[HASHES + s.packets[__builtin_ctzll(rest)]] + 1) & (s.slot_count - 1);
+    kalsae_prefetch_write((const struct kalsae_slot4 *)s.slots + next);
+  }
+  for (uint64_t rest = elsewhere; rest; rest &= rest - 1) find_one(&s, (size_t)__builtin_ctzll(rest), 0, has_tunnels);
+  return number;
+}
+
+FOURS static size_t find_fours(const struct kalsae_search *search, size_t count) {
+  return search->has_tunnels ? find_in_fours(search, count, 1) : find_in_fours(search, count, 0);
 }
 #endif
+
+/// Finds the flows of groups of packets: of how many.
+INLINE size_t find_groups(const struct kalsae_search *search, size_t count) {
+#if defined(__x86_64__)
+  if (search->lanes == 8) return find_eights(search, count);
+  if (search->lanes == 4) return find_fours(search, count);
+#else
+  (void)search, (void)count;
+#endif
+  return 0;
+}
 
 /// Finds the flows of all packets from the `number`th on.
 INLINE void find_rest(const struct kalsae_search *search, size_t number, size_t count, const int is_ipv6) {
@@ -106,8 +154,7 @@ INLINE void find_rest(const struct kalsae_search *search, size_t number, size_t 
 }
 
 void kalsae_plain_find4(const struct kalsae_search *search, size_t count) {
-  const size_t done = search->uses_vectors && kalsae_plain_vector() ? find_vector(search, count) : 0;
-  find_rest(search, done, count, 0);
+  find_rest(search, find_groups(search, count), count, 0);
 }
 
 void kalsae_plain_find6(const struct kalsae_search *search, size_t count) { find_rest(search, 0, count, 1); }

@@ -48,7 +48,7 @@ INLINE void note_hash(const struct kalsae_plain *plain, size_t index, uint64_t a
   kalsae_prefetch_write((const struct kalsae_slot4 *)plain->slots + (hash & (plain->slot_count - 1)));
 }
 
-/// How frames are read: singly by a processor without vectors; singly; eight at a time.
+/// How frames are read: singly, where all is done singly; singly; some at a time.
 enum { PORTABLE, SINGLY, IN_GROUPS };
 
 /// Reads a frame. Whether it is plain.
@@ -104,6 +104,17 @@ INLINE int read_one(
   return 1;
 }
 
+/// Reads groups of frames, up to the first that is not plain, or that is left over.
+INLINE size_t read_groups(const struct kalsae_plain *plain, size_t first, size_t end, const int is_tunnel) {
+#if defined(__x86_64__)
+  if (plain->lanes == 8) return (is_tunnel ? kalsae_plain_unwrap_eights : kalsae_plain_read_eights)(plain, first, end);
+  return (is_tunnel ? kalsae_plain_unwrap_fours : kalsae_plain_read_fours)(plain, first, end);
+#else
+  (void)plain, (void)end, (void)is_tunnel;
+  return first;
+#endif
+}
+
 /// Reads frames as long as they are plain; of groups, what stands in the way of one singly.
 INLINE size_t read_all(
     const struct kalsae_plain *plain, size_t first, size_t end, const int is_tunnel, const int excludes,
@@ -111,8 +122,8 @@ INLINE size_t read_all(
   while (first < end) {
     size_t next = end;
     if (way == IN_GROUPS) {
-      first = (is_tunnel ? kalsae_plain_unwrap_vector : kalsae_plain_read_vector)(plain, first, end);
-      if (end - first > 8) next = first + 8;
+      first = read_groups(plain, first, end, is_tunnel);
+      if (end - first > plain->lanes) next = first + plain->lanes;
     }
     while (first < next && read_one(plain, first, is_tunnel, excludes, way)) first++;
     if (first < next) break;
@@ -127,12 +138,12 @@ static __attribute__((noinline)) size_t read_portable(const struct kalsae_plain 
 
 INLINE size_t read_in_way(
     const struct kalsae_plain *plain, size_t first, size_t end, const int is_tunnel, const int excludes) {
-  if (!kalsae_plain_vector()) {
+  if (plain->lanes == 1) {
     if (!is_tunnel && !excludes) return read_portable(plain, first, end);
     while (first < end && read_one(plain, first, is_tunnel, excludes, PORTABLE)) first++;
     return first;
   }
-  if (!plain->uses_vectors) return read_all(plain, first, end, is_tunnel, excludes, SINGLY);
+  if (plain->singly) return read_all(plain, first, end, is_tunnel, excludes, SINGLY);
   return read_all(plain, first, end, is_tunnel, excludes, IN_GROUPS);
 }
 

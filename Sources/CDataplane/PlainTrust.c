@@ -1,5 +1,6 @@
 #include "plain_octets.h"
-#include "plain_vector.h"
+#include "plain_fours.h"
+#include "plain_eights.h"
 
 enum { CHECKSUM_VERIFIED = 2 };
 
@@ -26,7 +27,7 @@ INLINE int trust_one(const struct kalsae_plain *plain, const struct kalsae_peers
 #if defined(__x86_64__)
 /// The same for eight packets at a time; returns the place of the first of which that is not so, or that is left because
 /// there are not eight.
-VECTOR static size_t trust_vector(
+VECTOR static size_t trust_eights(
     const struct kalsae_plain *plain, const struct kalsae_peers *peers, size_t first, size_t end) {
   for (; first + 8 <= end; first += 8) {
     uint64_t at[8];
@@ -52,16 +53,40 @@ VECTOR static size_t trust_vector(
   }
   return first;
 }
-#else
-static size_t trust_vector(
+
+/// The same for four packets at a time.
+FOURS static size_t trust_fours(
     const struct kalsae_plain *plain, const struct kalsae_peers *peers, size_t first, size_t end) {
-  (void)plain, (void)peers, (void)end;
+  const uint64_t *const words = peers->words;
+  uint64_t *const columns = plain->columns;
+  const uint32_t shift = peers->shift;
+  const quad bit = four(peers->bit);
+  for (; first + 4 <= end; first += 4) {
+    uint64_t at[4];
+    for (size_t i = 0; i < 4; i++) {
+      at[i] = (uint64_t)(words + kalsae_peer_place((uint32_t)columns[LISTED + first + i], shift));
+    }
+    const quad source = load4(columns + LISTED + first), mark = load4(columns + MARKS + first);
+    quad word, other;
+    pairs_at(at, 0, &word, &other);
+    word = choose(same(low(other), source), other, word);
+    // What the device has verified is seen to singly, and who is further on in the table, or not there.
+    const quad good = same(low(word), source) & same(word & bit, bit) & same(mark & four(VERIFIED), four(0));
+    store4(columns + MARKS + first, mark | (good & word & four((uint64_t)0xffff << 32)));
+    for (unsigned rest = highest(good) ^ 0xf; rest; rest &= rest - 1) {
+      const size_t index = first + (size_t)__builtin_ctz(rest);
+      if (!trust_one(plain, peers, index)) return index;
+    }
+  }
   return first;
 }
 #endif
 
 size_t kalsae_plain_trust(const struct kalsae_plain *plain, const struct kalsae_peers *peers, size_t first, size_t end) {
-  if (plain->uses_vectors && kalsae_plain_vector()) first = trust_vector(plain, peers, first, end);
+#if defined(__x86_64__)
+  if (plain->lanes == 8) first = trust_eights(plain, peers, first, end);
+  if (plain->lanes == 4) first = trust_fours(plain, peers, first, end);
+#endif
   while (first < end && trust_one(plain, peers, first)) first++;
   return first;
 }

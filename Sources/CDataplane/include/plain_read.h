@@ -1,5 +1,5 @@
 #pragma once
-// The fast path's parser of plain packets over IPv4, eight frames at a time where the processor has 512-bit vectors.
+// The fast path's parser of plain packets over IPv4: some frames at a time where the processor has vectors.
 #include <stddef.h>
 #include <stdint.h>
 
@@ -33,7 +33,7 @@ struct kalsae_plain {
   /// The columns of `PlainPackets`, `kalsae_column_length` words each, from where the first packet of the batch would have its
   /// words were it of the same part: the key's hash; octets 4 to 11 of the IPv4 header; the mark (`PlainMark`); which packets
   /// are listed, and before that, of a frame in a tunnel, the source address of the outer header in the lower half. For the
-  /// loops that take eight packets at a time also where the IPv4 header is; the frame's place and length in its buffer; where
+  /// loops that take several packets at a time also where the IPv4 header is; the frame's place and length in its buffer; where
   /// the flow's slot and its hop are, and before that where the slot is asked for.
   uint64_t *columns;
   /// Where the flows' slots are (`kalsae_slot4`), to have them ready. Their number is a power of two.
@@ -44,8 +44,10 @@ struct kalsae_plain {
   /// The octets that must be before a packet.
   uint32_t room;
   uint16_t port;
-  /// Whether frames are read eight at a time, where `kalsae_plain_vector` says that they can be.
-  uint8_t uses_vectors;
+  /// How many frames are taken at a time: see `kalsae_plain_lanes`.
+  uint8_t lanes;
+  /// Whether these are read one by one all the same.
+  uint8_t singly;
   /// Whether there are UDP destination ports, as they lie in the packet, of frames that are not plain, and which.
   uint8_t excludes;
   uint16_t excluded[2];
@@ -63,8 +65,9 @@ struct kalsae_plain {
   uint8_t uniform_ttl;
 };
 
-/// Whether the processor has what it takes to read eight frames at a time.
-int kalsae_plain_vector(void);
+/// How many frames the processor can take at a time: 8 with vectors of 512 bits, 4 with vectors of 256 bits, or 1. Whoever
+/// asks for less than that gets it; for more, what the processor has not.
+unsigned kalsae_plain_lanes(void);
 /// Reads the frames from `first` on, before `end`, as long as they are plain TCP or UDP over IPv4. Returns the place of the
 /// first that is not. Nothing of the frames is changed but the port; the slots of the packets' flows are asked for.
 size_t kalsae_plain_read(const struct kalsae_plain *plain, size_t first, size_t end);
@@ -90,10 +93,12 @@ static inline size_t kalsae_peer_place(uint32_t source, uint32_t shift) {
 /// Returns the place of the first of which that is not so.
 size_t kalsae_plain_trust(const struct kalsae_plain *plain, const struct kalsae_peers *peers, size_t first, size_t end);
 
-/// The same eight at a time, up to the first frame that is not plain, or that is left because there are
-/// not eight.
-size_t kalsae_plain_read_vector(const struct kalsae_plain *plain, size_t first, size_t end);
-size_t kalsae_plain_unwrap_vector(const struct kalsae_plain *plain, size_t first, size_t end);
+/// `kalsae_plain_read` and `kalsae_plain_unwrap` for groups of frames, up to the first that is not plain, or that is left
+/// because there are not enough for a group.
+size_t kalsae_plain_read_fours(const struct kalsae_plain *plain, size_t first, size_t end);
+size_t kalsae_plain_unwrap_fours(const struct kalsae_plain *plain, size_t first, size_t end);
+size_t kalsae_plain_read_eights(const struct kalsae_plain *plain, size_t first, size_t end);
+size_t kalsae_plain_unwrap_eights(const struct kalsae_plain *plain, size_t first, size_t end);
 
 /// Lists the `count` places from `first` on.
 static inline void kalsae_enumerate(uint8_t *to, uint8_t first, size_t count) {

@@ -78,15 +78,15 @@ struct kalsae_departure {
   /// Whether packets go the general way where these bits of their number are all set, or whose path has taught an MTU.
   uint8_t is_careful;
   uint32_t offload_mask;
-  /// Whether eight packets are taken at a time, where `kalsae_plain_vector` says that they can be.
-  uint8_t uses_vectors;
+  /// How many packets are taken at a time: see `kalsae_plain_lanes`.
+  uint8_t lanes;
   /// Whether a packet that is still to be listed leaves by `leaving_port` too: to begin with 0.
   uint8_t is_overtaken;
   /// Where the run of listed packets begins that is being sent.
   size_t run;
   /// How many of the packets that were sent are still to be put on a port's list: to begin with none.
   size_t unlisted_count;
-  /// How many were sent eight at a time: added to.
+  /// How many were sent in groups: added to.
   size_t grouped_count;
 };
 
@@ -102,7 +102,8 @@ struct kalsae_search {
   const void *keys;
   /// The packets that are looked up, in order.
   const uint8_t *packets;
-  uint8_t uses_vectors;
+  /// How many packets are taken at a time: see `kalsae_plain_lanes`.
+  uint8_t lanes;
   /// Whether some hop's headers are longer than the cache line that ends with the hop.
   uint8_t has_tunnels;
 };
@@ -122,8 +123,9 @@ void kalsae_plain_find6(const struct kalsae_search *search, size_t count);
 size_t kalsae_plain_send4(struct kalsae_departure *departure, size_t first, size_t end);
 size_t kalsae_plain_send6(struct kalsae_departure *departure, size_t first, size_t end);
 
-/// `kalsae_plain_send4` eight at a time, up to the first eight that are not all plain and alike.
-size_t kalsae_plain_send_vector(struct kalsae_departure *departure, size_t first, size_t end);
+/// `kalsae_plain_send4` for groups of four or eight packets, up to the first group that is not all plain and alike.
+size_t kalsae_plain_send_fours(struct kalsae_departure *departure, size_t first, size_t end);
+size_t kalsae_plain_send_eights(struct kalsae_departure *departure, size_t first, size_t end);
 
 /// One hop less, in the third word of an IPv4 header: time to live, protocol, checksum, as they lie in memory read as a
 /// little-endian number. What the sum loses in its upper octet the checksum gains, with the carry that one's complement has

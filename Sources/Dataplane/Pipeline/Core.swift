@@ -46,9 +46,9 @@ struct Core: ~Copyable {
   var lastLocal = TunnelPeers.noLocal
   /// What the last plain packet from the underlay came in: most come in the same.
   var lastEncapsulation = Encapsulation.none
-  /// Whether plain packets are read, looked up and sent eight at a time.
-  var usesVectors = PlainReader.hasVectors
-  /// How many were sent so.
+  /// How many plain packets are read, looked up and sent at a time: 8, 4 or 1, and not more than the processor can.
+  var lanes = PlainReader.lanes
+  /// How many were sent in such groups.
   var sentInGroups = 0
   /// Whether plain packets take the fast path; without it they go the general way, with the same result.
   var usesFastPath = true

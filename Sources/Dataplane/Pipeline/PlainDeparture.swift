@@ -23,7 +23,7 @@ struct PlainDeparture<Key: FlowKey> {
     let start = PacketColumns.part(of: family.list[0])
     unsafe departure.columns = family.plain.view.columns.pointer(part: start)
     unsafe departure.start = start
-    unsafe departure.uses_vectors = core.usesVectors ? 1 : 0
+    unsafe departure.lanes = core.lanes
     unsafe departure.slots = UnsafeMutableRawPointer(slots.pointer)
     unsafe departure.slot_count = slots.count
     unsafe departure.hops = UnsafePointer(
@@ -60,7 +60,7 @@ struct PlainDeparture<Key: FlowKey> {
   var leavingPort: Int { unsafe Int(departure.leaving_port) }
   /// How many packets that were sent are still to be listed: they are at the beginning of the part.
   var unlistedCount: Int { unsafe departure.unlisted_count }
-  /// How many packets were sent eight at a time.
+  /// How many packets were sent in groups.
   var groupedCount: Int { unsafe departure.grouped_count }
 }
 
@@ -85,7 +85,7 @@ enum PlainSearch {
     unsafe search.keys = UnsafeRawPointer(family.keys.view.pointer)
     unsafe search.packets = UnsafePointer(family.list.view.pointer)
     unsafe search.has_tunnels = tables.hops.hasTunnels ? 1 : 0
-    unsafe search.uses_vectors = core.usesVectors ? 1 : 0
+    unsafe search.lanes = core.lanes
     let count = min(family.list.count, PacketColumns.partLength)
     unsafe withUnsafePointer(to: search) {
       if Key.isIPv6 { unsafe kalsae_plain_find6($0, count) } else { unsafe kalsae_plain_find4($0, count) }

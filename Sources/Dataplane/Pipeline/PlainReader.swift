@@ -1,13 +1,13 @@
 import Addresses
 import CDataplane
 
-/// The fast path's parser of packets over IPv4 (`kalsae_plain_read`), eight frames at a time where the processor can.
+/// The fast path's parser of packets over IPv4 (`kalsae_plain_read`), some frames at a time where the processor can.
 ///
 /// Unsafe: hands to C where frames are and where to leave what is read of them.
 @safe
 struct PlainReader {
-  /// Whether the processor can read eight at a time.
-  static var hasVectors: Bool { kalsae_plain_vector() != 0 }
+  /// How many frames the processor can take at a time: 8, 4 or 1.
+  static var lanes: UInt8 { UInt8(kalsae_plain_lanes()) }
 
   private var plain = unsafe kalsae_plain()
 
@@ -23,7 +23,7 @@ struct PlainReader {
     unsafe plain.tail = sink.tail.word
     unsafe plain.room = UInt32(HopRecord.templateSize)
     unsafe plain.port = sink.port.rawValue
-    unsafe plain.uses_vectors = core.usesVectors ? 1 : 0
+    unsafe plain.lanes = core.lanes
     let link = core.link
     let (first, second) = (link.pattern.first, link.pattern.second)
     // Two octets further on, and little-endian: what lies first is lowest.
@@ -37,7 +37,7 @@ struct PlainReader {
   }
 
   /// From now on one by one.
-  mutating func readsSingly() { unsafe plain.uses_vectors = 0 }
+  mutating func readsSingly() { unsafe plain.singly = 1 }
 
   /// From now on not for two UDP ports.
   mutating func exclude(_ first: UInt16, _ second: UInt16) {

@@ -82,25 +82,28 @@ struct FastPathTests {
       ("GRE with all fields", .gre, [.greChecksum, .greSequence], []),
     ]
 
-  private static func twins(_ way: Int) -> Twins {
+  /// How many packets are taken at a time: all that this processor can.
+  static let lanes: [UInt8] = [1, 4, 8].filter { $0 <= PlainReader.lanes }
+
+  private static func twins(_ way: Int, lanes: UInt8) -> Twins {
     let (_, encapsulation, options, capabilities) = ways[way]
-    return Twins(
+    let twins = Twins(
       encapsulation, capabilities: capabilities,
       tunnel: {
         $0.options = options
         $0.dscp = 11
       },
       settings: { $0.uniformTTL = options.contains(.uniformTTL) })
+    twins.fast.pipeline.core.lanes = lanes
+    return twins
   }
 
   @Test(
     "TUN-1, TUN-5, TUN-6, TUN-9, NODE-4: random packets by the fast path and by the general one: the same octets, drops and flows",
-    arguments: FastPathTests.ways.indices, [true, false])
-  func sameAsGeneral(_ way: Int, inGroups: Bool) {
+    arguments: FastPathTests.ways.indices, FastPathTests.lanes)
+  func sameAsGeneral(_ way: Int, lanes: UInt8) {
     var isCalm = false
-    let twins = FastPathTests.twins(way)
-    // Eight at a time where the processor can, or one by one.
-    if !inGroups { twins.fast.pipeline.core.usesVectors = false }
+    let twins = FastPathTests.twins(way, lanes: lanes)
     var random = SeededGenerator(UInt64(7 + way))
     for _ in 0..<400 {
       let count = Int.random(in: 1...24, using: &random)
@@ -125,10 +128,10 @@ struct FastPathTests {
   }
 
   @Test(
-    "TUN-1, TUN-5, TUN-6, TUN-9: batches of plain packets of known flows, of services and not, there and back: sent eight at a time they come out as singly",
-    arguments: FastPathTests.ways.indices)
-  func alike(_ way: Int) throws {
-    let twins = FastPathTests.twins(way)
+    "TUN-1, TUN-5, TUN-6, TUN-9: batches of plain packets of known flows, of services and not, there and back: sent in groups they come out as singly",
+    arguments: FastPathTests.ways.indices, FastPathTests.lanes)
+  func alike(_ way: Int, lanes: UInt8) throws {
+    let twins = FastPathTests.twins(way, lanes: lanes)
     let (bench, peer) = (twins.fast, twins.peer)
     var random = SeededGenerator(UInt64(70 + way))
     for round in 0..<80 {
@@ -164,15 +167,15 @@ struct FastPathTests {
     let grouped = bench.pipeline.core.sentInGroups
     // Of the others most go the general way.
     let isPlain = FastPathTests.ways[way].2.subtracting(.pipeDSCP).isEmpty
-    if PlainReader.hasVectors, isPlain { #expect(grouped > 1000, "only \(grouped) packets were sent in groups") }
+    if lanes > 1, isPlain { #expect(grouped > 1000, "only \(grouped) packets were sent in groups") }
     #expect(twins.plain.pipeline.core.sentInGroups == 0)
   }
 
   @Test(
     "TUN-1, KP-15: a batch of packets of flows that begin with it: those behind the first come out as singly",
-    arguments: FastPathTests.ways.indices)
-  func beginning(_ way: Int) {
-    let twins = FastPathTests.twins(way)
+    arguments: FastPathTests.ways.indices, FastPathTests.lanes)
+  func beginning(_ way: Int, lanes: UInt8) {
+    let twins = FastPathTests.twins(way, lanes: lanes)
     let bench = twins.fast
     for (number, server) in [twins.peer.pod(10), twins.frontends[.ipv4]![0]].enumerated() {
       let destination = (server, number == 0 ? 2000 : 80)
@@ -188,7 +191,7 @@ struct FastPathTests {
         }
         let before = bench.pipeline.core.sentInGroups
         twins.send(packets.map { MemoryFrame($0) }, at: bench.podA)
-        if PlainReader.hasVectors, FastPathTests.ways[way].2.isEmpty {
+        if lanes > 1, FastPathTests.ways[way].2.isEmpty {
           #expect(bench.pipeline.core.sentInGroups >= before + 16)
         }
       }
@@ -265,10 +268,11 @@ struct FastPathTests {
   }
 
   @Test(
-    "Frames are read up to the first that is not plain, eight at a time where the processor can and one by one",
-    arguments: [Encapsulation.none, .ipip, .gre, .vxlan, .geneve], [true, false])
-  func groups(_ encapsulation: Encapsulation, inGroups: Bool) throws {
+    "Frames are read up to the first that is not plain, in groups and one by one",
+    arguments: [Encapsulation.none, .ipip, .gre, .vxlan, .geneve], FastPathTests.lanes)
+  func groups(_ encapsulation: Encapsulation, lanes: UInt8) throws {
     let twins = Twins(encapsulation)
+    twins.fast.pipeline.core.lanes = lanes
     let (bench, isTunnel) = (twins.fast, encapsulation != .none)
     let sender = isTunnel ? twins.peer : bench
     let port = isTunnel ? bench.underlay : bench.podA
@@ -296,7 +300,6 @@ struct FastPathTests {
       bench.pipeline.core.enter(port, bench.tables)
       let sink = PlainSink(bench.pipeline.v4, bench.pipeline.core)
       var reader = PlainReader(sink, batch.view, bench.pipeline.core, part: 0)
-      if !inGroups { reader.readsSingly() }
       guard isTunnel else { return reader.read(0..<list.count) }
       #expect(bench.pipeline.core.lastEncapsulation == encapsulation)
       reader.expect(encapsulation, bench.pipeline.core, bench.tables.settings)
@@ -315,18 +318,18 @@ struct FastPathTests {
   }
 
   @Test(
-    "NODE-4 who may send in a tunnel, asked for eight packets at a time and singly, as Dictionary has it",
-    arguments: [true, false])
-  func peers(inGroups: Bool) {
+    "NODE-4 who may send in a tunnel, asked for packets in groups and singly, as Dictionary has it",
+    arguments: FastPathTests.lanes)
+  func peers(lanes: UInt8) {
     let twins = Twins(.vxlan)
     let bench = twins.fast
+    bench.pipeline.core.lanes = lanes
     let columns = bench.pipeline.v4.plain.view
     var batch = FrameBatch()
     bench.pipeline.core.begin(at: bench.now, bench.tables)
     bench.pipeline.core.enter(bench.underlay, bench.tables)
-    var reader = PlainReader(
+    let reader = PlainReader(
       PlainSink(bench.pipeline.v4, bench.pipeline.core), batch.view, bench.pipeline.core, part: 0)
-    if !inGroups { reader.readsSingly() }
     var random = SeededGenerator(5)
     var table = PeerTable()
     var known: [IPv4Address: UInt16] = [:]

@@ -1,4 +1,4 @@
-#include "plain_vector.h"
+#include "plain_eights.h"
 
 #if defined(__x86_64__)
 #include "plain_octets.h"
@@ -225,7 +225,7 @@ VINLINE int prepare(struct kalsae_departure *d, size_t first, struct leaving *l)
   return 1;
 }
 
-VECTOR size_t kalsae_plain_send_vector(struct kalsae_departure *d, size_t first, size_t end) {
+VECTOR size_t kalsae_plain_send_eights(struct kalsae_departure *d, size_t first, size_t end) {
   // Many groups wait for memory together, many are written together.
   struct leaving groups[8];
   for (;;) {
@@ -243,11 +243,4 @@ VECTOR size_t kalsae_plain_send_vector(struct kalsae_departure *d, size_t first,
     if (count < 8) return first;
   }
 }
-#else
-
-size_t kalsae_plain_send_vector(struct kalsae_departure *d, size_t first, size_t end) {
-  (void)d, (void)end;
-  return first;
-}
-
 #endif

@@ -1,20 +1,9 @@
-#include "plain_vector.h"
+#include "plain_eights.h"
 
 #if defined(__x86_64__)
 #include "plain_octets.h"
 
 _Static_assert(sizeof(struct kalsae_frame) == 64 && offsetof(struct kalsae_frame, capacity) == 16, "frames are cache lines");
-
-static int has_vectors;
-
-__attribute__((constructor)) static void kalsae_detect_vectors(void) {
-  __builtin_cpu_init();
-  has_vectors = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
-                __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vbmi2");
-}
-
-int kalsae_plain_vector(void) { return has_vectors; }
 
 enum { CHECKSUM_PARTIAL = 1, CHECKSUM_VERIFIED = 2, TRUNCATED = 8, TCP = 6, UDP = 17, ETHERNET = 14 };
 
@@ -227,24 +216,11 @@ VINLINE size_t parse(const struct kalsae_plain *plain, size_t first, size_t end,
   return first;
 }
 
-VECTOR size_t kalsae_plain_read_vector(const struct kalsae_plain *plain, size_t first, size_t end) {
+VECTOR size_t kalsae_plain_read_eights(const struct kalsae_plain *plain, size_t first, size_t end) {
   return parse(plain, first, end, 0);
 }
 
-VECTOR size_t kalsae_plain_unwrap_vector(const struct kalsae_plain *plain, size_t first, size_t end) {
+VECTOR size_t kalsae_plain_unwrap_eights(const struct kalsae_plain *plain, size_t first, size_t end) {
   return parse(plain, first, end, 1);
 }
-
-#else
-
-int kalsae_plain_vector(void) { return 0; }
-size_t kalsae_plain_read_vector(const struct kalsae_plain *plain, size_t first, size_t end) {
-  (void)plain, (void)end;
-  return first;
-}
-size_t kalsae_plain_unwrap_vector(const struct kalsae_plain *plain, size_t first, size_t end) {
-  (void)plain, (void)end;
-  return first;
-}
-
 #endif
