@@ -174,8 +174,8 @@ VINLINE int prepare(struct kalsae_departure *d, size_t first, struct leaving *l)
   const uint64_t kind = lead >> 32 & 0xff, port = lead & 0xffff;
   good = _mm512_cmple_epu64_mask(length, _mm512_srli_epi64(leads, 48));
   good = _mm512_mask_cmpge_epu64_mask(good, length, all(28));
-  // The first packet of a direction may be special; those with a partial checksum are.
-  good = _mm512_mask_test_epi64_mask(good, tally, all(0xffffffff));
+  // The first packet of the answers is special, and so are those with a partial checksum.
+  good &= _mm512_test_epi64_mask(tally, all(0xffffffff)) | _mm512_testn_epi64_mask(tally, all((uint64_t)0xff << 48));
   good = _mm512_mask_testn_epi64_mask(good, mark, all((uint64_t)1 << 31));
   const uint64_t common = (uint64_t)0xff << 32 | 0xffff;
   const __mmask8 alike = _mm512_testn_epi64_mask(_mm512_xor_si512(leads, all(lead)), all(common));

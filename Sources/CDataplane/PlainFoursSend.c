@@ -120,8 +120,12 @@ FINLINE quad translated(struct translation4 *t, const uint64_t *columns, quad th
   // One hop less: 0xfffe, which is -1.
   const quad header = invert4(add4(invert4(third >> 16), add4(change >> 32 & four(0xffff), four(0xfffe))));
   const quad tcp = same(third & four(0xff00), four(TCP << 8));
-  // Eight octets of which the last two are the checksum.
-  const quad old = choose(tcp, words_of(columns + PLACES, 30), words_of(columns + PLACES, 20)) >> 48;
+  // Eight octets of which the last two are the checksum: those are there.
+  quad old;
+  for (int i = 0; i < 4; i++) {
+    old[i] = load64((const uint8_t *)columns[PLACES + i] + (octet(columns + WORDS + i, 5) == TCP ? 30 : 20));
+  }
+  old >>= 48;
   quad new = invert4(add4(invert4(old), change >> 48));
   // TUN-9: none stays none, and a computed 0 is written as 0xffff.
   new |= same(new, four(0)) & four(0xffff) & ~tcp;
@@ -168,8 +172,9 @@ FINLINE int send_four(struct kalsae_departure *d, const struct run4 *run, size_t
   const quad mark = load4(columns + MARKS), word = load4(columns + WORDS), length = mark & four(0xffff);
   const uint64_t lead = load64((const char *)columns[HOPS] + offsetof(struct kalsae_hop, port));
   const unsigned kind = lead >> 32 & 0xff, port = lead & 0xffff;
-  // The first packet of a direction may be special; those with a partial checksum are.
-  bad |= ((leads >> 48) - length) | (length - four(28)) | same(low(tally), four(0)) | mark << 32;
+  // The first packet of the answers is special, and so are those with a partial checksum.
+  const quad is_first = same(low(tally), four(0)) & ~same(tally & four((uint64_t)0xff << 48), four(0));
+  bad |= ((leads >> 48) - length) | (length - four(28)) | is_first | mark << 32;
   differs = low(direction ^ run->epoch) | ((leads ^ four(lead)) & four((uint64_t)0xff << 32 | 0xffff));
   if (kind > 1) bad |= same(word & four(0x400000), four(0));
   if (unlikely(d->is_careful)) {

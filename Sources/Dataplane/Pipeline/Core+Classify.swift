@@ -20,6 +20,8 @@ struct Judgement: BitwiseCopyable {
   var replyRoute: RouteIndex = 0
   /// Whether connections seem to come from the node.
   var masquerades = false
+  /// Whether the sender is masqueraded on its way out of all pools (NODE-8).
+  var isHidden = false
 }
 
 /// What first packets from one address that came in by one port have in common: many of a batch are of one sender. Good as
@@ -51,6 +53,18 @@ struct Sender: BitwiseCopyable {
     isHidden =
       tables.ports.records[Int(own)].masquerades
       || tables.settings.natOutgoingBlocks.contains(where: { $0.contains(address) })
+  }
+}
+
+/// What first packets are decided by and nearly every one reads, for a loop over them: see `MemoryView`. (Where such a table is
+/// read in `Tables`, the compiler copies it whole first.)
+struct ClassifierViews: BitwiseCopyable {
+  let services: ServiceTableView
+  let pods: MemoryView<PolicyTable.PodRecord>
+
+  init(_ tables: borrowing Tables) {
+    services = tables.services.view
+    pods = tables.policies.records.view
   }
 }
 
@@ -92,11 +106,21 @@ extension Core {
 
   /// Decides where a packet of flow `key` goes that is not in the table. False when it was dropped or answered. `sender` is
   /// what is known of the last packet's, and is brought up to date.
+  mutating func decide<Key: FlowKey>(
+    _ index: Int, _ key: Key, _ sender: inout Sender, _ judgement: inout Judgement, _ views: ClassifierViews,
+    _ batch: inout FrameBatch, _ tables: borrowing Tables
+  ) -> Bool {
+    select(index, key, &sender, &judgement, views, &batch, tables)
+      && conclude(index, key, &judgement, views, &batch, tables)
+  }
+
+  /// The first half of `decide`: whether the packet may pass at all, and to which endpoint it goes if it is for a service.
+  /// What the second half reads of the endpoint is asked for.
   ///
   /// What is inlined here knows the family of the addresses, and asks nothing twice.
-  mutating func decide<Key: FlowKey>(
-    _ index: Int, _ key: Key, _ sender: inout Sender, _ judgement: inout Judgement, _ batch: inout FrameBatch,
-    _ tables: borrowing Tables
+  mutating func select<Key: FlowKey>(
+    _ index: Int, _ key: Key, _ sender: inout Sender, _ judgement: inout Judgement, _ views: ClassifierViews,
+    _ batch: inout FrameBatch, _ tables: borrowing Tables
   ) -> Bool {
     let tail = key.tail
     let (source, destination) = (key.sourceAddress, key.destinationAddress)
@@ -113,9 +137,11 @@ extension Core {
     }
     judgement = Judgement()
     judgement.replyRoute = sender.route
-    var target = destination
-    var port = tail.destinationPort
-    switch balance(index, tail, sender, source: source, destination: destination, &batch, tables) {
+    judgement.sourcePod = sender.pod
+    judgement.isHidden = sender.isHidden
+    switch balance(
+      index, tail, sender, source: source, destination: destination, views.services, &batch, tables)
+    {
     case .refused: return false
     case .none:
       if isBareUnderlay(index), tables.localAddresses.find(destination) != nil {
@@ -124,19 +150,34 @@ extension Core {
       }
     case .translate(let backend, let masquerade):
       judgement.backend = backend
-      let record = tables.services.backends[Int(backend)]
+      judgement.masquerades = masquerade
+    }
+    return true
+  }
+
+  /// The second half of `decide`: whether policy lets the packet pass, and its way.
+  mutating func conclude<Key: FlowKey>(
+    _ index: Int, _ key: Key, _ judgement: inout Judgement, _ views: ClassifierViews, _ batch: inout FrameBatch,
+    _ tables: borrowing Tables
+  ) -> Bool {
+    let tail = key.tail
+    let source = key.sourceAddress
+    var target = key.destinationAddress
+    var port = tail.destinationPort
+    if judgement.backend != 0 {
+      let record = views.services.backends[Int(judgement.backend)]
       target = Key.address(record.high, record.low)
       port = record.port
-      judgement.masquerades = masquerade
-      guard !masquerade || tables.settings.hasNodeAddress(isIPv6: Key.isIPv6) else {
+      // KP-35: an endpoint that calls itself must not see its own address answer.
+      if target == source { judgement.masquerades = true }
+      guard !judgement.masquerades || tables.settings.hasNodeAddress(isIPv6: Key.isIPv6) else {
         drop(index, .noFreePort, batch)
         return false
       }
     }
-    if sender.isHidden, !judgement.masquerades, isOutside(target, tables) {
+    if judgement.isHidden, !judgement.masquerades, isOutside(target, tables) {
       judgement.masquerades = tables.settings.hasNodeAddress(isIPv6: Key.isIPv6)
     }
-    judgement.sourcePod = sender.pod
     judgement.destinationPod = tables.policies.pod(target)
     if isTracing {
       tracePolicy(
@@ -145,7 +186,7 @@ extension Core {
     }
     if let problem = policyProblem(
       source: source, sourcePod: judgement.sourcePod, destination: target, destinationPod: judgement.destinationPod,
-      transport: tail.transport, port: port, tables)
+      transport: tail.transport, port: port, views.pods, tables)
     {
       drop(index, problem, batch)
       return false
@@ -288,7 +329,8 @@ extension Core {
     if !isExpected,
       let problem = policyProblem(
         source: source, sourcePod: tables.policies.pod(source), destination: destination,
-        destinationPod: tables.policies.pod(destination), transport: contexts[index].transportProtocol, port: 0, tables)
+        destinationPod: tables.policies.pod(destination), transport: contexts[index].transportProtocol, port: 0,
+        tables.policies.records.view, tables)
     {
       return drop(index, problem, batch)
     }

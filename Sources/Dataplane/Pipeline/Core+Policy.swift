@@ -6,30 +6,25 @@ extension Core {
   @inline(__always)
   mutating func policyProblem(
     source: IPAddress, sourcePod: UInt32, destination: IPAddress, destinationPod: UInt32, transport: UInt8,
-    port: UInt16, _ tables: borrowing Tables
+    port: UInt16, _ pods: MemoryView<PolicyTable.PodRecord>, _ tables: borrowing Tables
   ) -> DropReason? {
     guard sourcePod != 0 || destinationPod != 0 else { return nil }
     // NP-7: a pod and itself, a pod and its own node.
     if source == destination { return nil }
-    if sourcePod != 0, tables.podAddresses.find(source) != nil, !isOwnNode(destination, of: sourcePod, tables) {
-      let group = tables.policies.records[Int(sourcePod)].egress
-      if group != 0,
-        !tables.policies.allows(
-          group, peer: destination, pod: destinationPod, receiver: destinationPod, transport: transport, port: port)
-      {
-        return .policyEgress
-      }
-    }
-    if destinationPod != 0, tables.podAddresses.find(destination) != nil,
-      !isOwnNode(source, of: destinationPod, tables)
+    // Most pods have no policy at all, which is asked first.
+    let egress = sourcePod != 0 ? pods[Int(sourcePod)].egress : 0
+    if egress != 0, tables.podAddresses.find(source) != nil, !isOwnNode(destination, of: sourcePod, tables),
+      !tables.policies.allows(
+        egress, peer: destination, pod: destinationPod, receiver: destinationPod, transport: transport, port: port)
     {
-      let group = tables.policies.records[Int(destinationPod)].ingress
-      if group != 0,
-        !tables.policies.allows(
-          group, peer: source, pod: sourcePod, receiver: destinationPod, transport: transport, port: port)
-      {
-        return .policyIngress
-      }
+      return .policyEgress
+    }
+    let ingress = destinationPod != 0 ? pods[Int(destinationPod)].ingress : 0
+    if ingress != 0, tables.podAddresses.find(destination) != nil, !isOwnNode(source, of: destinationPod, tables),
+      !tables.policies.allows(
+        ingress, peer: source, pod: sourcePod, receiver: destinationPod, transport: transport, port: port)
+    {
+      return .policyIngress
     }
     return nil
   }

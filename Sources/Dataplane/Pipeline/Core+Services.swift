@@ -4,7 +4,7 @@ import Addresses
 enum ServiceOutcome {
   /// The destination belongs to no service.
   case none
-  /// Goes to an endpoint; with `masquerade` from an address of the node.
+  /// Goes to an endpoint, whose record is asked for; with `masquerade` from an address of the node.
   case translate(BackendIndex, masquerade: Bool)
   /// The packet was dropped or rejected.
   case refused
@@ -25,7 +25,7 @@ extension Core {
   @inline(__always)
   mutating func balance(
     _ index: Int, _ tail: FlowKeyTail, _ sender: Sender, source: IPAddress, destination: IPAddress,
-    _ batch: inout FrameBatch, _ tables: borrowing Tables
+    _ services: ServiceTableView, _ batch: inout FrameBatch, _ tables: borrowing Tables
   ) -> ServiceOutcome {
     let found =
       tail.isQuery
@@ -33,8 +33,8 @@ extension Core {
       : tables.frontend(
         destination, isIPv6: contexts[index].isIPv6, transport: tail.transport, port: tail.destinationPort)
     guard let found else { return unknownService(index, destination, &batch, tables) }
-    let frontend = tables.services.frontendRecords[Int(found)]
-    let service = tables.services.services[Int(frontend.service)]
+    let frontend = services.frontends[Int(found)]
+    let service = services.services[Int(frontend.service)]
     let isClusterIP = frontend.kind == Frontend.Kind.clusterIP.rawValue
     if frontend.hasSourceRanges, !admits(source, destination, found, tables) {
       traceService(frontend.service, .drop, tables)
@@ -47,7 +47,8 @@ extension Core {
       return refuse(index, frontend.service, isLocalOnly: isLocalOnly, &batch, tables)
     }
     let backend = choose(
-      frontend.service, service, isLocal: isLocalOnly, source: source, destination: destination, tail, tables)
+      frontend.service, service, isLocal: isLocalOnly, source: source, destination: destination, tail, services)
+    services.backends.prefetch(Int(backend))
     var masquerade = true
     if isClusterIP {
       // KP-34
@@ -56,9 +57,9 @@ extension Core {
       // KP-32, KP-33
       masquerade = origin(of: source, tables) == .node
     }
-    // KP-35: an endpoint that calls itself must not see its own address answer.
-    if tables.services.backends[Int(backend)].address == source { masquerade = true }
     if isTracing {
+      // KP-35, which is decided with the rest of the way.
+      masquerade = masquerade || services.backends[Int(backend)].address == source
       trace.append(
         .serviceDecided(
           ServiceDecision(
@@ -164,24 +165,24 @@ extension Core {
   @inline(__always)
   private mutating func choose(
     _ number: ServiceIndex, _ service: ServiceRecord, isLocal: Bool, source: IPAddress,
-    destination: IPAddress, _ tail: FlowKeyTail, _ tables: borrowing Tables
+    destination: IPAddress, _ tail: FlowKeyTail, _ services: ServiceTableView
   ) -> BackendIndex {
     let first = Int(service.list) + (isLocal ? Int(service.clusterCount) : 0)
     let count = Int(isLocal ? service.localCount : service.clusterCount)
-    if service.affinity > 0, let kept = keeps(source, number, service, first..<first + count, tables) { return kept }
+    if service.affinity > 0, let kept = keeps(source, number, service, first..<first + count, services) { return kept }
     let backend: BackendIndex
     let size = isLocal ? service.localMaglevSize : service.clusterMaglevSize
     if size > 0 {
       // The zone is left out: other nodes, where the connection may come in next, have other zones.
       let hash = mix(mix(source.word, destination.word), tail.word & 0xff_ffff_ffff)
       let table = Int(service.maglev) + (isLocal ? Int(service.clusterMaglevSize) : 0)
-      backend = tables.services.lists[table + Int(hash % UInt64(size))]
+      backend = services.lists[table + Int(hash % UInt64(size))]
     } else {
-      backend = tables.services.lists[first + random.below(count)]
+      backend = services.lists[first + random.below(count)]
     }
     if service.affinity > 0 {
       affinity.store(
-        source, number, backend, tables.services.backends[Int(backend)].generation, second: second,
+        source, number, backend, services.backends[Int(backend)].generation, second: second,
         timeout: service.affinity)
     }
     return backend
@@ -193,13 +194,13 @@ extension Core {
   @inline(never)
   private mutating func keeps(
     _ client: IPAddress, _ number: ServiceIndex, _ service: ServiceRecord, _ places: Range<Int>,
-    _ tables: borrowing Tables
+    _ services: ServiceTableView
   ) -> BackendIndex? {
     guard let kept = affinity.find(client, number, second: second),
-      tables.services.backends[Int(kept.backend)].generation == kept.generation
+      services.backends[Int(kept.backend)].generation == kept.generation
     else { return nil }
     // Eligible still means: in the set that this connection may use.
-    for position in places where tables.services.lists[position] == kept.backend {
+    for position in places where services.lists[position] == kept.backend {
       affinity.store(client, number, kept.backend, kept.generation, second: second, timeout: service.affinity)
       return kept.backend
     }

@@ -95,20 +95,22 @@ struct Family<Key: FlowKey>: ~Copyable {
   @inline(never)
   private mutating func classifyMisses(_ core: inout Core, _ batch: inout FrameBatch, _ tables: borrowing Tables) {
     var sender = Sender()
+    let views = ClassifierViews(tables)
     guard misses.count > 1, !core.isTracing, flows.hasRoom(for: misses.count) else {
-      for number in 0..<misses.count { classify(misses[number], &sender, &core, &batch, tables) }
+      for number in 0..<misses.count { classify(misses[number], &sender, views, &core, &batch, tables) }
       return
     }
     if tables.services.isLarge { anticipate(tables) }
     var start = 0
     while start < misses.count {
       let end = min(start + Family.groupLength, misses.count)
-      for number in start..<end { judge(number, number - start, &sender, &core, &batch, tables) }
+      for number in start..<end { select(misses[number], number - start, &sender, views, &core, &batch, tables) }
+      for number in start..<end { conclude(misses[number], number - start, views, &core, &batch, tables) }
       for number in start..<end { settle(misses[number], number - start, &core, &batch, tables) }
       PlainSearch.find(self, core, tables)
       sendKnown(&core, &batch, tables)
       list.removeAll()
-      for number in 0..<rest.count { classify(rest[number], &sender, &core, &batch, tables) }
+      for number in 0..<rest.count { classify(rest[number], &sender, views, &core, &batch, tables) }
       rest.removeAll()
       start = end
     }
@@ -117,31 +119,40 @@ struct Family<Key: FlowKey>: ~Copyable {
   /// As many places as wait for memory at once.
   private static var groupLength: Int { 32 }
 
-  /// Decides a packet whose flow is not in the table, and asks for the place where the reply's entry goes.
+  /// Finds out whether a packet whose flow is not in the table may pass, and to which endpoint.
   @inline(__always)
-  private mutating func judge(
-    _ number: Int, _ place: Int, _ sender: inout Sender, _ core: inout Core, _ batch: inout FrameBatch,
-    _ tables: borrowing Tables
+  private mutating func select(
+    _ index: Int, _ place: Int, _ sender: inout Sender, _ views: ClassifierViews, _ core: inout Core,
+    _ batch: inout FrameBatch, _ tables: borrowing Tables
   ) {
-    let index = misses[number]
     let key = keys[index]
-    let hash = plain.view.hash(index)
-    guard flows.table.find(key, hash) < 0 else {
+    guard flows.table.find(key, plain.view.hash(index)) < 0 else {
       prospects[place].outcome = .known
       return
     }
-    guard core.decide(index, key, &sender, &prospects[place].judgement, &batch, tables) else {
+    let passes = core.select(index, key, &sender, &prospects[place].judgement, views, &batch, tables)
+    prospects[place].outcome = passes ? .decided : .refused
+  }
+
+  /// Decides the way of a packet that may pass, and asks for the place where the reply's entry goes.
+  @inline(__always)
+  private mutating func conclude(
+    _ index: Int, _ place: Int, _ views: ClassifierViews, _ core: inout Core, _ batch: inout FrameBatch,
+    _ tables: borrowing Tables
+  ) {
+    guard prospects[place].outcome == .decided else { return }
+    let key = keys[index]
+    guard core.conclude(index, key, &prospects[place].judgement, views, &batch, tables) else {
       prospects[place].outcome = .refused
       return
     }
-    prospects[place].outcome = .decided
     let judgement = prospects[place].judgement
-    let reply = Family.translated(key, judgement, tables).reversed(zone: judgement.decision.zone)
+    let reply = Family.translated(key, judgement, views).reversed(zone: judgement.decision.zone)
     let replyHash = reply.hash
     prospects[place].reply = reply
     prospects[place].replyHash = replyHash
     if !judgement.masquerades { flows.table.prefetch(replyHash) }
-    flows.anticipateEviction(near: hash)
+    flows.anticipateEviction(near: plain.view.hash(index))
   }
 
   /// Enters the flow of a packet that was decided, and lists what there is to send.
@@ -194,7 +205,8 @@ struct Family<Key: FlowKey>: ~Copyable {
   /// Decides what becomes of a packet whose flow is not known, or was decided from something that has changed since.
   @inline(never)
   private mutating func classify(
-    _ index: Int, _ sender: inout Sender, _ core: inout Core, _ batch: inout FrameBatch, _ tables: borrowing Tables
+    _ index: Int, _ sender: inout Sender, _ views: ClassifierViews, _ core: inout Core, _ batch: inout FrameBatch,
+    _ tables: borrowing Tables
   ) {
     let key = keys[index]
     // An earlier packet of this batch may have entered the flow.
@@ -211,8 +223,8 @@ struct Family<Key: FlowKey>: ~Copyable {
     }
     if position < 0 {
       var prospect = Prospect<Key>()
-      guard core.decide(index, key, &sender, &prospect.judgement, &batch, tables) else { return }
-      prospect.reply = Family.translated(key, prospect.judgement, tables)
+      guard core.decide(index, key, &sender, &prospect.judgement, views, &batch, tables) else { return }
+      prospect.reply = Family.translated(key, prospect.judgement, views)
         .reversed(zone: prospect.judgement.decision.zone)
       prospect.replyHash = prospect.reply.hash
       guard enter(index, prospect, &core, &batch, tables) else { return }
@@ -277,7 +289,8 @@ struct Family<Key: FlowKey>: ~Copyable {
     let destinationPod = tables.policies.pod(destination)
     if let problem = core.policyProblem(
       source: source, sourcePod: sourcePod, destination: destination, destinationPod: destinationPod,
-      transport: connection.forward.tail.transport, port: connection.reply.tail.sourcePort, tables)
+      transport: connection.forward.tail.transport, port: connection.reply.tail.sourcePort,
+      tables.policies.records.view, tables)
     {
       return problem
     }
@@ -292,9 +305,9 @@ struct Family<Key: FlowKey>: ~Copyable {
 
   /// The packets of a flow as they reach the endpoint that was chosen, if there is one.
   @inline(__always)
-  private static func translated(_ key: Key, _ judgement: Judgement, _ tables: borrowing Tables) -> Key {
+  private static func translated(_ key: Key, _ judgement: Judgement, _ views: ClassifierViews) -> Key {
     guard judgement.backend != 0 else { return key }
-    let backend = tables.services.backends[Int(judgement.backend)]
+    let backend = views.services.backends[Int(judgement.backend)]
     return key.translated(destination: Key.address(backend.high, backend.low), port: backend.port, source: nil)
   }
 

@@ -32,7 +32,7 @@ struct Connection<Key: FlowKey>: BitwiseCopyable {
   var destinationGeneration: UInt32
   /// Seconds of the pipeline's clock.
   var created: UInt32
-  /// The neighbours in the timer wheel's list, or in the list of free places.
+  /// The neighbours in the timer wheel's list.
   var next: ConnectionIndex
   var previous: ConnectionIndex
   /// The bucket of the timer wheel, plus one; 0 when the place is free.
@@ -71,7 +71,10 @@ struct ConnectionTable<Key: FlowKey>: ~Copyable {
   private var used = 1
   /// The places that were ever in use end here.
   var extent: Int { used }
-  private var free: ConnectionIndex = 0
+  /// The places that were in use and are free again, the last one first: side by side, so that those which come next are
+  /// known before they are needed.
+  private var free: Memory<ConnectionIndex>
+  private var freeCount = 0
   private(set) var count = 0
   let limit: Int
 
@@ -83,9 +86,10 @@ struct ConnectionTable<Key: FlowKey>: ~Copyable {
   init(limit: Int) {
     self.limit = limit
     places = Memory(count: min(limit + 1, 1024))
+    free = Memory(count: min(limit + 1, 1024))
   }
 
-  var octets: Int { places.octets }
+  var octets: Int { places.octets + free.octets }
 
   /// Tells the wheel what time it is when the first connection comes: what is scheduled is counted from there.
   mutating func start(_ second: UInt32) {
@@ -97,28 +101,32 @@ struct ConnectionTable<Key: FlowKey>: ~Copyable {
   mutating func allocate() -> ConnectionIndex? {
     guard count < limit else { return nil }
     count += 1
-    guard free == 0 else {
-      let index = free
-      free = places[Int(index)].next
-      // The next flow's.
-      places.prefetchPair(Int(free))
-      return index
-    }
-    return extend()
+    guard freeCount > 0 else { return extend() }
+    freeCount &-= 1
+    // That of some flow soon to come.
+    places.prefetchPair(Int(free[max(freeCount &- ConnectionTable.ahead, 0)]))
+    return free[freeCount]
   }
+
+  /// How many flows before it is needed a place is asked for.
+  private static var ahead: Int { 4 }
 
   /// Takes a place that was never in use.
   @inline(never)
   private mutating func extend() -> ConnectionIndex {
-    if used >= places.count { places.grow(to: min(limit + 1, places.count * 2)) }
+    if used >= places.count {
+      let size = min(limit + 1, places.count * 2)
+      places.grow(to: size)
+      free.grow(to: size)
+    }
     used += 1
     return ConnectionIndex(used - 1)
   }
 
   mutating func release(_ index: ConnectionIndex) {
     unlink(index)
-    places[Int(index)].next = free
-    free = index
+    free[freeCount] = index
+    freeCount += 1
     count -= 1
   }
 

@@ -123,6 +123,14 @@ struct BackendRecord: BitwiseCopyable {
   }
 }
 
+/// What leads from a frontend to an endpoint: see `MemoryView`.
+struct ServiceTableView: BitwiseCopyable {
+  let frontends: MemoryView<FrontendRecord>
+  let services: MemoryView<ServiceRecord>
+  let lists: MemoryView<UInt32>
+  let backends: MemoryView<BackendRecord>
+}
+
 /// The services: a hash probe from (address, protocol, port) to a frontend, and from there to endpoints by index. Cost and
 /// memory per service do not depend on how many there are: some 24 octets a frontend, 32 a service port, 32 an endpoint
 /// and 4 for its place in a list.
@@ -190,6 +198,14 @@ struct ServiceTable: ~Copyable {
   func frontend(_ address: IPAddress?, isIPv6: Bool, transport: UInt8, port: UInt16) -> UInt32? {
     let (high, low) = ServiceTable.words(address)
     return frontends.find(high, low, tag: ServiceTable.tag(transport, port, isIPv6: isIPv6))
+  }
+
+  /// What leads from a frontend to an endpoint, for a loop: see `MemoryView`.
+  var view: ServiceTableView {
+    @inline(__always) get {
+      ServiceTableView(
+        frontends: frontendRecords.view, services: services.view, lists: lists.view, backends: backends.view)
+    }
   }
 
   /// Whether the table is more than a core's caches hold beside the rest.
