@@ -199,6 +199,37 @@ struct FastPathTests {
     twins.expectSameFlows()
   }
 
+  @Test("KP-15: packets that end where their memory does: nothing behind them is read", arguments: FastPathTests.lanes)
+  func atTheEnd(lanes: UInt8) {
+    let twins = Twins(.vxlan)
+    let bench = twins.fast
+    bench.pipeline.core.lanes = lanes
+    let frames = (0..<8).map {
+      bench.fromPod(
+        udp(
+          bench.pod(10), twins.frontends[.ipv4]![0], from: 3000 + $0, to: 80, [], with: IPFields(dontFragment: true)))
+    }
+    // From now on their flows are known.
+    let expected = bench.send(frames.map { MemoryFrame($0) }, at: bench.podA).octets(bench.underlay)
+    #expect(expected.count == frames.count)
+    // Two pages for each, of which the second is gone.
+    let page = 4096
+    let memory = unsafe frames.map { _ in unsafe kalsae_map(2 * page)! }
+    for number in frames.indices { unsafe kalsae_unmap(memory[number] + page, page) }
+    defer { for number in frames.indices { unsafe kalsae_unmap(memory[number], page) } }
+    var batch = FrameBatch()
+    batch.ingress = bench.podA
+    for (number, octets) in frames.enumerated() {
+      let start = page - octets.count
+      let frame = unsafe Frame(unsafe: memory[number], capacity: page, start: start, length: octets.count)
+      frame.octets.copy(from: octets, to: 0)
+      batch.append(frame)
+    }
+    bench.pipeline.process(&batch, from: bench.podA, at: bench.now, bench.tables, bench.ports)
+    #expect(bench.tick().octets(bench.underlay) == expected)
+    batch.removeAll()
+  }
+
   /// A packet of a pod, of one of few flows, so that most are known.
   private func frame(
     bench: Bench, to other: Bench, _ twins: Twins, isCalm: Bool, _ random: inout SeededGenerator
