@@ -98,7 +98,7 @@ private final class PolicyLab {
   }
 }
 
-@Suite("Policy at devices", .serialized, .enabled(if: Lab.isAvailable, "needs root"), .timeLimit(.minutes(2)))
+@Suite("Policy at devices", .serialized, .enabled(if: Lab.isAvailable, "needs root"), .timeLimit(.minutes(5)))
 struct PolicyLiveTests {
   @Test(
     "NP-1 NP-2 NP-6 NP-7 pods of a node whose kernel routes are kept apart, and nothing is left when it is unloaded")

@@ -103,7 +103,7 @@ struct DelegateTests {
   @Test(
     "IPAM-4: a lease from a real DHCP server, renewed at T1, which outlives those who asked and is released at DEL",
     .enabled(if: hasDHCP && Lab.isAvailable, "needs root, dnsmasq-base and containernetworking-plugins"),
-    .timeLimit(.minutes(1)))
+    .timeLimit(.minutes(5)))
   func dhcp() throws {
     let lab = try Lab(name: "dhcp")
     defer { lab.cleanUp() }

@@ -38,7 +38,7 @@ struct ProcessTests {
 
   @Test(
     "IPAM-6: many processes, killed at random moments or not: no address twice, none lost, none leaked",
-    .timeLimit(.minutes(2)), arguments: [0, 20])
+    .timeLimit(.minutes(5)), arguments: [0, 20])
   func race(kills: Int) throws {
     let folder = try TemporaryFolder("race")
     let result = try run([

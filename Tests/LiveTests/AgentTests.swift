@@ -4,7 +4,7 @@ import Lab
 import Testing
 
 /// An agent's life: what it takes from the host and gives back, what it follows, and what it refuses.
-@Suite("Agent", .serialized, .enabled(if: Lab.isAvailable, needsNamespaces), .timeLimit(.minutes(3)))
+@Suite("Agent", .serialized, .enabled(if: Lab.isAvailable, needsNamespaces), .timeLimit(.minutes(5)))
 struct AgentTests {
   /// What of an agent can be seen in a node's namespace: devices, filters, routes, neighbours.
   private func traces(_ node: Cluster.Node) throws -> String {

@@ -3,7 +3,7 @@ import Lab
 import Testing
 
 /// The demo as its users see it.
-@Suite("Demo", .serialized, .enabled(if: Lab.isAvailable, needsNamespaces), .timeLimit(.minutes(3)))
+@Suite("Demo", .serialized, .enabled(if: Lab.isAvailable, needsNamespaces), .timeLimit(.minutes(5)))
 struct DemoTests {
   @Test("it shows its modes, keeps the captures, says that all is well, and leaves nothing")
   func modes() throws {

@@ -7,7 +7,7 @@ import Testing
 @Suite(
   "Agent with eBPF", .serialized,
   .enabled(if: Lab.isAvailable && Lab.controlGroupRoot != nil, "needs root and cgroup2"),
-  .timeLimit(.minutes(2)))
+  .timeLimit(.minutes(5)))
 struct EBPFAgentTests {
   /// What is loaded belongs to a node's name, on the whole machine: other tests' agents have other names.
   private static let nodes: [Cluster.NodePlan] = [.init("x"), .init("y")]

@@ -6,7 +6,7 @@ import Testing
 /// What was loaded leaves nothing behind, as bpftool sees it: no program, no map, no link, nothing at a device, no file.
 @Suite(
   "Unloading eBPF", .serialized,
-  .enabled(if: Lab.isAvailable && Lab.controlGroupRoot != nil, "needs root and cgroup2"), .timeLimit(.minutes(2)))
+  .enabled(if: Lab.isAvailable && Lab.controlGroupRoot != nil, "needs root and cgroup2"), .timeLimit(.minutes(5)))
 struct EBPFUnloadTests {
   private let test: TestCluster
   private let group: String

@@ -5,7 +5,7 @@ import Testing
 
 /// Established flows are carried in the kernel, between agents that decide them.
 @Suite(
-  "Flows in the kernel, live", .serialized, .enabled(if: Lab.isAvailable, "needs root"), .timeLimit(.minutes(3)))
+  "Flows in the kernel, live", .serialized, .enabled(if: Lab.isAvailable, "needs root"), .timeLimit(.minutes(5)))
 struct KernelOffloadLiveTests {
   /// What is loaded belongs to a node's name, on the whole machine: other tests' agents have other names.
   private static let nodes: [Cluster.NodePlan] = [.init("v", pods: [.veth, .veth]), .init("w", pods: [.veth])]

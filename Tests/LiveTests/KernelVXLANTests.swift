@@ -5,7 +5,7 @@ import Testing
 /// Kalsae and the kernel's own VXLAN device.
 @Suite(
   "Kalsae and the kernel's VXLAN", .serialized, .enabled(if: Lab.isAvailable, needsNamespaces),
-  .timeLimit(.minutes(3)))
+  .timeLimit(.minutes(5)))
 struct KernelVXLANTests {
   /// Node a runs Kalsae; node b is the kernel, whose VXLAN device has the addresses of a pod.
   private func make(

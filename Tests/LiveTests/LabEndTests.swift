@@ -3,7 +3,7 @@ import Lab
 import Testing
 
 /// What is left of a lab when the process that has it comes to an end, one way or another: nothing.
-@Suite("End of a lab", .enabled(if: Lab.isAvailable, needsNamespaces), .timeLimit(.minutes(2)))
+@Suite("End of a lab", .enabled(if: Lab.isAvailable, needsNamespaces), .timeLimit(.minutes(5)))
 struct LabEndTests {
   private func start(_ lab: Lab, _ mode: String...) throws -> Child {
     let child = try lab.spawn([try builtProgram("lab-probe")] + mode)

@@ -3,7 +3,7 @@ import Glibc
 import Lab
 import Testing
 
-@Suite("Lab", .enabled(if: Lab.isAvailable, needsNamespaces), .timeLimit(.minutes(2)))
+@Suite("Lab", .enabled(if: Lab.isAvailable, needsNamespaces), .timeLimit(.minutes(5)))
 struct LabTests {
   /// Two namespaces, a and b, on one wire: 10.0.0.1 and 10.0.0.2, fd00::1 and fd00::2.
   private func pair(_ name: String, mtu: Int? = nil) throws -> (lab: Lab, a: Namespace, b: Namespace) {

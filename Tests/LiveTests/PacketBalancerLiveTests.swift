@@ -8,7 +8,7 @@ import Testing
 ///     pods a, b, c ── node (10.9.0.1) ── outside (10.9.0.100)
 @Suite(
   "Services without user space, live", .serialized,
-  .enabled(if: Lab.isAvailable && Lab.controlGroupRoot != nil, "needs root and cgroup2"), .timeLimit(.minutes(2)))
+  .enabled(if: Lab.isAvailable && Lab.controlGroupRoot != nil, "needs root and cgroup2"), .timeLimit(.minutes(5)))
 struct PacketBalancerLiveTests {
   @Test(
     "KP-20 KP-22 KP-23 KP-32 KP-34 KP-35 HTTP by ClusterIP, NodePort and load balancer address, both families, with nobody running; unload leaves nothing",

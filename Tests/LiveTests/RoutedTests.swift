@@ -4,7 +4,7 @@ import Testing
 
 /// Two nodes in networks of their own, with a router between them whose second link is narrow.
 @Suite(
-  "Kalsae across a router", .serialized, .enabled(if: Lab.isAvailable, needsNamespaces), .timeLimit(.minutes(3)))
+  "Kalsae across a router", .serialized, .enabled(if: Lab.isAvailable, needsNamespaces), .timeLimit(.minutes(5)))
 struct RoutedTests {
   @Test(
     "NODE-5: CrossSubnet wraps what leaves the subnet; the gateway is the neighbour that is asked for",

@@ -5,7 +5,7 @@ import Testing
 
 /// Health checks and metrics over HTTP, and connections that must not notice what else happens.
 @Suite(
-  "Service health, live", .serialized, .enabled(if: Lab.isAvailable, needsNamespaces), .timeLimit(.minutes(3)))
+  "Service health, live", .serialized, .enabled(if: Lab.isAvailable, needsNamespaces), .timeLimit(.minutes(5)))
 struct ServiceHealthTests {
   /// What an HTTP client gets: the status, then the headers that were asked for, then the body.
   private func get(_ namespace: Namespace, _ url: String) throws -> (status: Int, headers: String, body: String) {

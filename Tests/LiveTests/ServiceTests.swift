@@ -6,7 +6,7 @@ import Testing
 /// Services on two nodes with servers and clients that know nothing of them: pods, the nodes themselves, and a machine
 /// outside.
 @Suite(
-  "Services, live", .serialized, .enabled(if: Lab.isAvailable, needsNamespaces), .timeLimit(.minutes(3)))
+  "Services, live", .serialized, .enabled(if: Lab.isAvailable, needsNamespaces), .timeLimit(.minutes(5)))
 struct ServiceTests {
   static let vip4 = IPAddress("10.96.0.10")!
   static let vip6 = IPAddress("fd00:10:96::10")!

@@ -2,7 +2,7 @@ import Lab
 import Testing
 
 /// The short form of `bench/cni takeover`.
-@Suite("Takeover", .serialized, .enabled(if: Lab.isAvailable, needsNamespaces), .timeLimit(.minutes(2)))
+@Suite("Takeover", .serialized, .enabled(if: Lab.isAvailable, needsNamespaces), .timeLimit(.minutes(5)))
 struct TakeoverTests {
   @Test(
     "An agent that is exchanged, or ends and starts again, loses nothing of a transfer: its flows go on, and what waited is sent on",

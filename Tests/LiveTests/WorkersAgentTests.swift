@@ -4,7 +4,7 @@ import Lab
 import Testing
 
 /// Agents whose packets are moved by two threads.
-@Suite("Workers, live", .serialized, .enabled(if: Lab.isAvailable, needsNamespaces), .timeLimit(.minutes(3)))
+@Suite("Workers, live", .serialized, .enabled(if: Lab.isAvailable, needsNamespaces), .timeLimit(.minutes(5)))
 struct WorkersAgentTests {
   private static let plans: [Cluster.NodePlan] = [
     .init("a", pods: [.veth, .veth, .tap]), .init("b", pods: [.veth, .veth, .tap]),

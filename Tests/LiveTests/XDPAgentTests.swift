@@ -3,7 +3,7 @@ import Lab
 import Testing
 
 /// Agents whose pods and underlay come by AF_XDP, where the configuration says so.
-@Suite("AF_XDP, live", .serialized, .enabled(if: Lab.isAvailable, needsNamespaces), .timeLimit(.minutes(3)))
+@Suite("AF_XDP, live", .serialized, .enabled(if: Lab.isAvailable, needsNamespaces), .timeLimit(.minutes(5)))
 struct XDPAgentTests {
   private static let plans: [Cluster.NodePlan] = [.init("a", pods: [.veth, .tap]), .init("b", pods: [.veth, .tap])]
 
