@@ -117,6 +117,7 @@ FINLINE size_t find_in_fours(const struct kalsae_search *search, size_t count, c
       if (has_tunnels) { kalsae_prefetch(hop); kalsae_prefetch_write((const char *)columns[PLACES + i] - 64); }
     }
   }
+  // In order.
   elsewhere = (elsewhere & 0x9999999999999999) | (elsewhere & 0x2222222222222222) << 1 | (elsewhere >> 1 & 0x2222222222222222);
   // Most of them are in the next slot; all are asked for before the first is looked at.
   for (uint64_t rest = elsewhere; rest; rest &= rest - 1) {

@@ -1,8 +1,6 @@
 #include "plain_fours.h"
 
 #if defined(__x86_64__)
-#include "plain_octets.h"
-
 enum { CHECKSUM_PARTIAL = 1, CHECKSUM_VERIFIED = 2, TRUNCATED = 8, TCP = 6, UDP = 17, ETHERNET = 14 };
 
 /// Of four frames, word by word: where they begin in memory; place in the buffer and length; capacity, port, flags.

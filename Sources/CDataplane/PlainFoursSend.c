@@ -1,8 +1,6 @@
 #include "plain_fours.h"
 
 #if defined(__x86_64__)
-#include "plain_octets.h"
-
 enum {
   FLOW = offsetof(struct kalsae_slot4, flow),
   WAY = FLOW + offsetof(struct kalsae_direction, epoch),
@@ -166,7 +164,9 @@ FINLINE int send_four(struct kalsae_departure *d, const struct run4 *run, size_t
   pairs_at(columns + SLOTS, WAY, &direction, &tally);
   const quad way = direction >> 32, hop = (way << 7) + run->hops;
   // Where `find` has said: so the rows of slots and of hops are waited for together.
+  // Nothing of a hop is read before it is sure that there is one.
   bad = (run->last_hop - way) | ~same(hop, load4(columns + HOPS));
+  if (unlikely(highest(bad))) return 0;
   pairs_at(columns + HOPS, offsetof(struct kalsae_hop, port), &leads, &rest);
   // From the lowest bit on: port, length of headers, kind, mask, MTU.
   const quad mark = load4(columns + MARKS), word = load4(columns + WORDS), length = mark & four(0xffff);
@@ -174,13 +174,12 @@ FINLINE int send_four(struct kalsae_departure *d, const struct run4 *run, size_t
   const unsigned kind = lead >> 32 & 0xff, port = lead & 0xffff;
   // The first packet of the answers is special, and so are those with a partial checksum.
   const quad is_first = same(low(tally), four(0)) & ~same(tally & four((uint64_t)0xff << 48), four(0));
-  bad |= ((leads >> 48) - length) | (length - four(28)) | is_first | mark << 32;
+  bad = ((leads >> 48) - length) | (length - four(28)) | is_first | mark << 32;
   differs = low(direction ^ run->epoch) | ((leads ^ four(lead)) & four((uint64_t)0xff << 32 | 0xffff));
   if (kind > 1) bad |= same(word & four(0x400000), four(0));
   if (unlikely(d->is_careful)) {
     // Of the same flow there can be more.
     bad |= four(d->offload_mask) - (tally & four(d->offload_mask)) - four(4);
-    if (highest(bad)) return 0;
     for (int i = 0; i < 4; i++) if (d->hop_states[way[i]].learned_mtu) return 0;
   }
   if (highest(bad) || any(differs, differs) || kind < 1 || kind > 4) return 0;

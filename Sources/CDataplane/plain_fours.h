@@ -10,7 +10,6 @@
 
 /// Four words, as the compiler knows them: arithmetic is modulo 2^64, and what is compared becomes all ones or none.
 typedef uint64_t quad __attribute__((vector_size(32)));
-typedef int64_t signed_quad __attribute__((vector_size(32)));
 
 /// The same word in each lane.
 FINLINE quad four(uint64_t value) { return (quad){value, value, value, value}; }
