@@ -86,13 +86,18 @@ public final class Child: Sendable {
     ended.withLock { if $0 == nil { _ = kill(-pid, number) } }
   }
 
+  /// Asks the program to end, also where it is stopped.
+  func askToEnd() {
+    signalGroup(SIGTERM)
+    signalGroup(SIGCONT)
+  }
+
   /// Ends the program: SIGTERM first, SIGKILL when that has not helped within `patience`. Returns how it ended.
   @discardableResult
   public func terminate(patience: Duration = .seconds(3)) -> ProcessResult? {
-    for (number, bound) in [(SIGTERM, patience), (SIGKILL, Duration.seconds(3))] {
-      signalGroup(number)
-      if let result = try? waitForEnd(bound) { return result }
-    }
-    return nil
+    askToEnd()
+    if let result = try? waitForEnd(patience) { return result }
+    signalGroup(SIGKILL)
+    return try? waitForEnd(.seconds(3))
   }
 }

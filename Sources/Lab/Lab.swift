@@ -231,7 +231,7 @@ public final class Lab: Sendable {
       }
       guard isFirst else { return }
       for action in work.undo.reversed() { action() }
-      for child in work.children { child.signalGroup(SIGTERM) }
+      for child in work.children { child.askToEnd() }
       let deadline = Deadline(after: .seconds(3))
       for child in work.children {
         let left = max(.zero, ContinuousClock.now.duration(to: deadline.instant))

@@ -50,6 +50,15 @@ struct LabTests {
     #expect(!mounts.contains { $0[4] == "/run/kalsae/bpf" && $0[1] == own[0] })
   }
 
+  @Test("a program that is stopped hears that it is to end")
+  func stopped() throws {
+    let (lab, a, _) = try pair("stopped")
+    defer { lab.cleanUp() }
+    let child = try a.spawn("sleep", "60")
+    child.signal(SIGSTOP)
+    #expect(child.terminate()?.status == .signalled(SIGTERM))
+  }
+
   @Test("two labs of one name do not meet")
   func sameName() throws {
     let (first, second) = (try Lab(name: "twin"), try Lab(name: "twin"))

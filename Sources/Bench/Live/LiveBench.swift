@@ -59,8 +59,10 @@ public struct LiveBench {
     defer { for subject in made { subject.tearDown() } }
     for (name, kind) in catalogue where subjects.contains(name) {
       progress("setting up \(name)…")
-      made.append(try kind.make(name, program: program))
-      try made.last?.warmUp()
+      let subject = try kind.make(name, program: program)
+      made.append(subject)
+      try subject.warmUp()
+      subject.rest()
     }
     // By subject and measure, a value for each round.
     var values: [String: [LiveMeasure: [Double]]] = [:]
@@ -88,6 +90,8 @@ public struct LiveBench {
 
   private func measure(_ subject: LiveSubject) throws -> [LiveMeasure: Double] {
     var found: [LiveMeasure: Double] = [:]
+    subject.resume()
+    defer { subject.rest() }
     try subject.warmUp()
     if measures.contains(.tcp1) { found[.tcp1] = try subject.tcp(streams: 1, back: false, seconds: seconds) }
     if measures.contains(.tcp1Back) { found[.tcp1Back] = try subject.tcp(streams: 1, back: true, seconds: seconds) }

@@ -1,6 +1,7 @@
 import Addresses
 import CLinux
 import Dataplane
+import Glibc
 import Lab
 import Ports
 
@@ -31,8 +32,16 @@ final class LiveSubject {
     self.steered = steered
   }
 
+  /// Stops the daemons while others are measured: one that polls takes a processor from all of them, and what others do
+  /// when nothing happens is little, but not nothing.
+  func rest() { for daemon in daemons { daemon.signal(SIGSTOP) } }
+
+  /// Has the daemons go on.
+  func resume() { for daemon in daemons { daemon.signal(SIGCONT) } }
+
   /// Takes everything away.
   func tearDown() {
+    resume()
     forwarder?.stop()
     steered = nil
     lab.cleanUp()
@@ -84,6 +93,7 @@ enum LiveKind: Equatable {
       ("kalsae-vxlan-tap", .kalsae(.vxlan, .tap)),
       ("kalsae-vxlan-cut", .kalsae(.vxlan, .veth, settings: ["tunnelOffload: false"] + userSpace)),
       ("kalsae-vxlan-xdp", .kalsae(.vxlan, .veth, settings: ["ports: af_xdp"] + userSpace)),
+      ("kalsae-vxlan-xdp-poll", .kalsae(.vxlan, .veth, settings: ["ports: af_xdp", polling] + userSpace)),
       ("kalsae-vxlan-workers", .kalsae(.vxlan, .veth, settings: ["workers: 2"] + userSpace)),
       ("kalsae-vxlan-poll", .kalsae(.vxlan, .veth, settings: [polling] + userSpace)),
       ("service-nftables", .kernel(tunnel: "vxlan", toServices: true)),

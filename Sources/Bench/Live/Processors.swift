@@ -2,19 +2,12 @@ import Glibc
 
 /// Processor time, as the kernel counts it.
 enum Processors {
-  /// Nanoseconds that all threads of a process have run so far, by the scheduler's own account.
+  /// Nanoseconds that a process's threads have run so far, those that have ended too; 0: there is no such process.
   static func time(of pid: Int32) -> UInt64 {
-    var total: UInt64 = 0
-    guard let folder = unsafe opendir("/proc/\(pid)/task") else { return 0 }
-    defer { unsafe closedir(folder) }
-    while let entry = unsafe readdir(folder) {
-      let name = unsafe withUnsafeBytes(of: &entry.pointee.d_name) {
-        unsafe String(decoding: $0.prefix { $0 != 0 }, as: UTF8.self)
-      }
-      guard let text = read("/proc/\(pid)/task/\(name)/schedstat") else { continue }
-      total += text.split(separator: " ").first.flatMap { UInt64($0) } ?? 0
-    }
-    return total
+    var clock = clockid_t()
+    var time = timespec()
+    guard unsafe clock_getcpuclockid(pid, &clock) == 0, unsafe clock_gettime(clock, &time) == 0 else { return 0 }
+    return UInt64(time.tv_sec) * 1_000_000_000 + UInt64(time.tv_nsec)
   }
 
   static var count: Int { max(1, sysconf(Int32(_SC_NPROCESSORS_ONLN))) }
