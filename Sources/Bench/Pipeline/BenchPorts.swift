@@ -88,8 +88,10 @@ final class SourcePort: Port {
         frames[index].port = batch.ingress
       }
     }
-    batch.append(contentsOf: frames)
-    return frames.count
+    // The frames are described already, as those of a network card's port are when it has received them: not once more.
+    precondition(batch.count == 0)
+    swap(&batch, &frames)
+    return batch.count
   }
 
   /// Whether not all packets of another batch would be those of flows that had no turn since `restart`.
@@ -103,7 +105,10 @@ final class SourcePort: Port {
 
   func transmit(_ batch: borrowing FrameBatch, _ indices: borrowing FrameList) -> Int { sink.transmit(batch, indices) }
 
-  func release(_ batch: inout FrameBatch) { batch.removeAll() }
+  func release(_ batch: inout FrameBatch) {
+    swap(&batch, &frames)
+    batch.removeAll()
+  }
 }
 
 /// Takes what is sent, and keeps copies when asked.

@@ -54,21 +54,6 @@ public struct FrameBatch: ~Copyable {
     filled &+= 1
   }
 
-  /// Adds another batch's frames at the end; there must be room for them. They keep their ports: the pipeline finds out where
-  /// they came in, but is faster where they know it.
-  @inlinable
-  public mutating func append(contentsOf more: borrowing FrameBatch) {
-    precondition(more.count <= capacity - count)
-    // In pieces that are copied by vectors: what the processor does for long runs has to be started first.
-    var done = 0
-    while done < more.count {
-      let count = min(16, more.count - done)
-      unsafe (frames + filled + done).update(from: more.frames + done, count: count)
-      done += count
-    }
-    filled &+= more.count
-  }
-
   /// Keeps the first `count` frames of the list.
   mutating func truncate(to count: Int) {
     precondition(count >= 0 && count <= filled)

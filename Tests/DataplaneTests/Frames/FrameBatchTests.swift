@@ -30,7 +30,7 @@ import Testing
       #expect(received[0].port == PortIndex(3))
       var kept = FrameBatch()
       kept.append(frame)
-      kept.append(contentsOf: received)
+      kept.append(received[0])
       #expect(kept[0].port == PortIndex(7) && kept[1].port == PortIndex(3) && kept.count == 2)
     }
   }
