@@ -208,8 +208,8 @@ struct ServiceTable: ~Copyable {
     }
   }
 
-  /// Whether the table is more than a core's caches hold beside the rest.
-  var isLarge: Bool { frontends.count > 4096 }
+  /// Whether the table is more than a core's first cache holds beside the rest.
+  var isLarge: Bool { frontends.count > 256 }
 
   /// Asks for the place of a frontend.
   @inline(__always)
