@@ -27,9 +27,11 @@ final class Worker: @unchecked Sendable {
   private let fetchedVersion = Atomic(0)
   private let onRequests: @Sendable ([ControlRequest]) -> Void
 
-  /// How long to look on after work before sleeping: waking a sleeping processor costs as much. Giving way to others
-  /// meanwhile (`sched_yield`) made round trips longer, some of them by milliseconds, and carried no more.
-  private static let spin: UInt64 = 50_000
+  /// How long to look on after work before sleeping: waking a sleeping processor costs as much. At first, and at most, where
+  /// packets come soon after the worker has gone to sleep: as many as lie so far apart keep a processor busy. Giving way to
+  /// others meanwhile (`sched_yield`) made round trips longer, some of them by milliseconds, and carried no more.
+  private static let leastSpin: UInt64 = 50_000
+  private static let mostSpin: UInt64 = 200_000
   /// How long a port's packets are fetched after the last one; then they are waited for again.
   private static let fetching: UInt64 = 200_000
   /// How often time passes in the pipeline: while packets come or are held, and else.
@@ -108,13 +110,16 @@ final class Worker: @unchecked Sendable {
     var ports: [Fetched] = []
     var isModerated = false
     var version = 0
+    var spin = Worker.leastSpin
     while !isStopping.load(ordering: .acquiring) {
       let isBusy = busyPoll.load(ordering: .relaxed)
       let idle = now &- lastWork
-      let spins = isBusy || idle < Worker.spin && !isModerated
+      let spins = isBusy || idle < spin && !isModerated
       let wait: Int64 = spins ? 0 : Int64(isHolding ? Worker.shortTick : Worker.longTick)
+      let before = now
       let ready = poller.wait(nanoseconds: wait)
       now = kalsae_monotonic()
+      if wait > 0 { spin = now &- before < Worker.mostSpin ? min(2 * spin, Worker.mostSpin) : Worker.leastSpin }
       var worked = 0
       let newVersion = fetchedVersion.load(ordering: .acquiring)
       if newVersion != version {
