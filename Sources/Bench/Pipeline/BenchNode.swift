@@ -37,10 +37,10 @@ final class BenchNode {
   static let underlayMAC = MACAddress("02:00:00:00:00:01")!
   static let mtu = 65_535
 
-  /// `workers`: the number of lanes.
-  init(_ shape: Shape, workers: Int = 1) {
+  /// `workers`: the number of lanes; `sharing`: what these have in common.
+  init(_ shape: Shape, workers: Int = 1, sharing: DataPath.Sharing = .tables) {
     self.shape = shape
-    path = DataPath(workers: workers, flowLimit: 1 << 21)
+    path = DataPath(workers: workers, sharing: sharing, flowLimit: 1 << 21)
     podSinks = (0..<workers).map { _ in SinkPort(name: "pod") }
     underlaySinks = (0..<workers).map { _ in SinkPort(name: "underlay") }
     let pod = BenchNode.pod

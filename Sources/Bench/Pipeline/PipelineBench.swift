@@ -11,6 +11,8 @@ public struct PipelineResult: Sendable, Codable {
   public var size: Int
   /// Threads, each with a lane and an equal share of the flows.
   public var workers: Int
+  /// Whether they have one pipeline and use it by turns, as an agent's workers do; else each has one of its own.
+  public var takesTurns: Bool
   public var nsMin: Double
   public var nsMedian: Double
   public var nsMax: Double
@@ -31,12 +33,16 @@ public enum PipelineBench {
   public static let batch = FrameBatch.standardCapacity
 
   /// Measures a case in `windows` windows of about `milliseconds` of pipeline time each, and checks what comes out before
-  /// and after. Several workers run at the same time, on the same tables; the time of a packet is then that between two
-  /// packets of all of them together.
+  /// and after. Several workers run at the same time, on the same tables or, by turns, on the same pipeline; the time of a
+  /// packet is then that between two packets of all of them together.
   public static func run(
-    _ bench: PipelineCase, flows: Int, size: Int, workers: Int = 1, windows: Int = 9, milliseconds: Int = 60
+    _ bench: PipelineCase, flows: Int, size: Int, workers: Int = 1, takesTurns: Bool = false, windows: Int = 9,
+    milliseconds: Int = 60
   ) throws -> PipelineResult {
-    let node = BenchNode(bench.shape, workers: workers)
+    guard !takesTurns || workers == 1 || bench.kind != .newFlow else {
+      throw BenchFailure(description: "\(bench.name) forgets all flows again and again, which others are using")
+    }
+    let node = BenchNode(bench.shape, workers: workers, sharing: takesTurns ? .flows : .tables)
     let rigs = try (0..<workers).map {
       try PipelineRig(bench, flows: flows, size: size, node, Share(number: $0, count: workers))
     }
@@ -56,7 +62,8 @@ public enum PipelineBench {
     for rig in rigs { try rig.check() }
     times.sort()
     return PipelineResult(
-      case: bench.name, flows: flows, size: size, workers: workers, nsMin: times[0], nsMedian: times[times.count / 2],
+      case: bench.name, flows: flows, size: size, workers: workers, takesTurns: takesTurns,
+      nsMin: times[0], nsMedian: times[times.count / 2],
       nsMax: times[times.count - 1], mpps: 1000 / times[0], instructions: instructions)
   }
 

@@ -47,6 +47,9 @@ struct PipelineBenchCommand: ParsableCommand {
       valueName: "n"))
   var workers = 1
 
+  @Flag(help: "The threads have one pipeline with all flows and use it by turns, as an agent's workers do.")
+  var turns = false
+
   @Option(help: ArgumentHelp("Windows that are measured.", valueName: "n"))
   var windows = 9
 
@@ -76,7 +79,9 @@ struct PipelineBenchCommand: ParsableCommand {
     let chosen = try selectedCases()
     var results: [PipelineResult] = []
     var progress = ProgressLine()
-    if output == .csv { try Standard.output("case,flows,size,workers,nsMin,nsMedian,nsMax,mpps,instructions\n") }
+    if output == .csv {
+      try Standard.output("case,flows,size,workers,takesTurns,nsMin,nsMedian,nsMax,mpps,instructions\n")
+    }
     for bench in chosen {
       for flows in try numbers(flows, "--flows", 1...4_000_000) {
         for size in try numbers(size, "--size", 64...65_535) {
@@ -84,7 +89,8 @@ struct PipelineBenchCommand: ParsableCommand {
           let result: PipelineResult
           do {
             result = try PipelineBench.run(
-              bench, flows: flows, size: size, workers: workers, windows: windows, milliseconds: milliseconds)
+              bench, flows: flows, size: size, workers: workers, takesTurns: turns, windows: windows,
+              milliseconds: milliseconds)
           } catch {
             throw Failure(.difference, "bench: \(error)")
           }
@@ -157,7 +163,7 @@ struct PipelineBenchCommand: ParsableCommand {
   }
 
   private func csv(_ result: PipelineResult) -> String {
-    "\(result.case),\(result.flows),\(result.size),\(result.workers),\(rounded(result.nsMin)),"
+    "\(result.case),\(result.flows),\(result.size),\(result.workers),\(result.takesTurns),\(rounded(result.nsMin)),"
       + "\(rounded(result.nsMedian)),\(rounded(result.nsMax)),\(rounded(result.mpps)),\(result.instructions.map(rounded) ?? "")"
   }
 
@@ -167,7 +173,8 @@ struct PipelineBenchCommand: ParsableCommand {
     ])
     for result in results {
       table.add([
-        result.case, "\(result.flows)", "\(result.size)", "\(result.workers)", rounded(result.nsMin),
+        result.case, "\(result.flows)", "\(result.size)", "\(result.workers)\(result.takesTurns ? " by turns" : "")",
+        rounded(result.nsMin),
         rounded(result.nsMedian), rounded(result.nsMax), rounded(result.mpps), result.instructions.map(rounded) ?? "-",
       ])
     }
