@@ -11,6 +11,8 @@ struct UnderlayPort {
   var index: PortIndex
   /// The packet socket.
   var port: AFPacketPort
+  /// Those of the other workers, which share the device's packets with it.
+  var others: [AFPacketPort] = []
   /// What is in front of it, where packets come by AF_XDP.
   var xdp: XDPPort?
   var guardian: IngressGuard
@@ -117,22 +119,56 @@ extension Agent {
       port = try spares.open(interface: link.index, filter: filter)
     }
     let xdp = openSteered(link.index, "underlay") { try $0.openUnderlay(port, classifier) }
+    let others = openOthers(port, filter)
     let index = try dataPath.change { tables in
       let index = tables.addPort(describe(port, mtu: link.mtu))
-      do { try workers.add(xdp ?? port, at: index, weight: Workers.underlayWeight) } catch {
+      do {
+        if others.isEmpty {
+          try workers.add(xdp ?? port, at: index, weight: Workers.underlayWeight)
+        } else {
+          try workers.add([port] + others, at: index, weight: Workers.underlayWeight)
+        }
+      } catch {
         tables.removePort(index)
         throw error
       }
       return index
     }
     underlay = UnderlayPort(
-      index: index, port: port, xdp: xdp, guardian: guardian, classifier: classifier,
+      index: index, port: port, others: others, xdp: xdp, guardian: guardian, classifier: classifier,
       takesQueryReplies: compiler.masqueradesOutgoing, tunnelOffload: options.finishesTunnels)
     loosenReversePath(of: link.name)
     readNeighbours()
     if let refusal = port.tunnelRefusal { log.notice("underlay: \(refusal)") }
     log.info(
       "underlay: \(link.name), \(link.mac?.description ?? "?"), MTU \(link.mtu)\(xdp == nil ? "" : ", by AF_XDP")")
+  }
+
+  /// The sockets of all workers but the first, which share the device's packets with the first one's; none where the kernel
+  /// does not want it: then one worker receives.
+  private func openOthers(_ leader: AFPacketPort, _ filter: [sock_filter]) -> [AFPacketPort] {
+    guard workers.count > 1 else { return [] }
+    do {
+      try leader.lead(FlowSpread.program)
+      return try (1..<workers.count).map { number in
+        let port: AFPacketPort
+        if let inherited = inheritance.take(Inheritance.name(leader.name, socket: number), .packet) {
+          port = try AFPacketPort(adopting: inherited)
+        } else {
+          var options = underlayOptions()
+          options.finishesTunnels = false
+          options.filter = FlowSpread.nothing
+          port = try AFPacketPort(interface: leader.interfaceIndex, options: options)
+        }
+        // Before it shares: for a moment two sockets get a packet, rather than none.
+        try port.setFilter(filter)
+        try port.follow(leader)
+        return port
+      }
+    } catch {
+      log.notice("underlay: \(error): one worker receives what comes by it")
+      return []
+    }
   }
 
   func closeUnderlay() {
@@ -170,7 +206,7 @@ extension Agent {
       // Both or none: one that is too long for the kernel must not leave the other alone.
       let filter = try socketFilter(wanted)
       try open.guardian.update(wanted)
-      try setUnderlayFilter(open.port, filter)
+      try setUnderlayFilter(open, filter)
       if open.xdp != nil { try steered?.set(wanted) }
       open.classifier = wanted
       open.takesQueryReplies = compiler.masqueradesOutgoing
@@ -205,19 +241,20 @@ extension Agent {
 
   /// Has a port look at its device after an event about it.
   func refreshPort(of interface: Int32) {
-    let port: (any Port)? =
+    let ports: [any Port] =
       if let open = underlay, open.port.interfaceIndex == interface {
-        open.xdp ?? open.port
+        open.xdp.map { [$0] } ?? [open.port] + open.others
       } else if let host, host.port.interfaceIndex == interface {
-        host.port
+        [host.port]
       } else {
-        pods.values.first { $0.isVeth && $0.interface == interface }?.port
+        pods.values.filter { $0.isVeth && $0.interface == interface }.prefix(1).map(\.port)
       }
-    guard let port else { return }
     dataPath.change { _ in
-      (port as? AFPacketPort)?.refresh()
-      (port as? TAPPort)?.refresh()
-      (port as? XDPPort)?.refresh()
+      for port in ports {
+        (port as? AFPacketPort)?.refresh()
+        (port as? TAPPort)?.refresh()
+        (port as? XDPPort)?.refresh()
+      }
     }
   }
 }

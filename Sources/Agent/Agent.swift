@@ -197,6 +197,7 @@ public final class Agent {
       servers = try makeServers()
       settle()
       restoreFlows(inheritance.flows)
+      moveSurplus()
       inheritance.discard()
       try requireSockets()
       moveWaiting()

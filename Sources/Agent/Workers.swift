@@ -2,12 +2,12 @@ import CLinux
 import Dataplane
 import Ports
 
-/// The threads that move packets. The packets of a port are received by one of them, so that those of a flow that come the
-/// same way stay in order; any of them sends by it.
+/// The threads that move packets. The packets of a port are received by one of them, or by all, each by a socket of its own: so
+/// those of a flow that come the same way stay in order. Any of them sends by it.
 final class Workers {
   private let all: [Worker]
-  /// Who receives by a port, and what the port weighs.
-  private var owners: [PortIndex: (worker: Int, weight: Int)] = [:]
+  /// What a port weighs for those who receive by it.
+  private var shares: [PortIndex: [(worker: Int, weight: Int)]] = [:]
 
   /// What the port to other nodes has to carry, in pods.
   static let underlayWeight = 16
@@ -48,7 +48,7 @@ final class Workers {
   /// Has the worker with the least to do receive by a port, and all send by it. Inside `DataPath.change`.
   func add(_ port: any Port, at index: PortIndex, weight: Int = 1) throws(PortError) {
     var loads = [Int](repeating: 0, count: all.count)
-    for owner in owners.values { loads[owner.worker] += owner.weight }
+    for share in shares.values.joined() { loads[share.worker] += share.weight }
     let owner = loads.indices.min { loads[$0] < loads[$1] } ?? 0
     var senders: [(Worker, any Port)] = []
     for (number, worker) in all.enumerated() where number != owner {
@@ -59,13 +59,26 @@ final class Workers {
     }
     try all[owner].add(port, at: index)
     for (worker, sender) in senders { worker.lane[port: index] = sender }
-    owners[index] = (owner, weight)
+    shares[index] = [(owner, weight)]
+  }
+
+  /// Has every worker receive and send by a port of its own to one device, whose packets these share. Inside
+  /// `DataPath.change`.
+  func add(_ ports: [any Port], at index: PortIndex, weight: Int) throws(PortError) {
+    precondition(ports.count == all.count)
+    for (number, port) in ports.enumerated() {
+      do throws(PortError) { try all[number].add(port, at: index) } catch {
+        for worker in all[..<number] { worker.remove(index) }
+        throw error
+      }
+    }
+    shares[index] = all.indices.map { ($0, weight / all.count) }
   }
 
   /// Lets go of a port. Inside `DataPath.change`.
   func remove(_ index: PortIndex) {
     for worker in all { worker.remove(index) }
-    owners[index] = nil
+    shares[index] = nil
   }
 
   func setBusyPoll(_ isOn: Bool) { for worker in all { worker.busyPoll.store(isOn, ordering: .relaxed) } }

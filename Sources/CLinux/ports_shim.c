@@ -151,6 +151,28 @@ int kalsae_packet_filter(int fd, const struct sock_filter *filter, uint16_t leng
   return setsockopt(fd, SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof program) ? -errno : 0;
 }
 
+int kalsae_packet_group(int fd) {
+  int group = 0;
+  socklen_t length = sizeof group;
+  if (getsockopt(fd, SOL_PACKET, PACKET_FANOUT, &group, &length)) return -errno;
+  // Number and type; 0: no group.
+  return group >> 16 ? group & 0xffff : -ENOENT;
+}
+
+int kalsae_packet_lead(int fd, const struct sock_filter *filter, uint16_t length) {
+  const int type = PACKET_FANOUT_CBPF | PACKET_FANOUT_FLAG_UNIQUEID;
+  if (kalsae_packet_group(fd) < 0 && set_int(fd, SOL_PACKET, PACKET_FANOUT, type << 16)) return -errno;
+  struct sock_fprog program = {.len = length, .filter = (struct sock_filter *)filter};
+  return setsockopt(fd, SOL_PACKET, PACKET_FANOUT_DATA, &program, sizeof program) ? -errno : 0;
+}
+
+int kalsae_packet_follow(int fd, int leader) {
+  const int group = kalsae_packet_group(leader), own = kalsae_packet_group(fd);
+  if (group < 0) return group;
+  if (own >= 0) return own == group ? 0 : -EALREADY;
+  return set_int(fd, SOL_PACKET, PACKET_FANOUT, group | PACKET_FANOUT_CBPF << 16) ? -errno : 0;
+}
+
 void kalsae_packet_unfilter(int fd) { (void)set_int(fd, SOL_SOCKET, SO_DETACH_FILTER, 0); }
 
 long kalsae_packet_take(int fd, void *buffer, unsigned long capacity) {

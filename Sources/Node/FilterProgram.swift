@@ -14,7 +14,8 @@ struct FilterProgram {
 
   /// Where packet data is loaded from.
   enum Source {
-    /// An offset from the first octet of the Ethernet header.
+    /// An offset from the first octet that the program sees: of the Ethernet header, but where sockets share what comes
+    /// (`FlowSpread`).
     case absolute(Int)
     /// An offset from there plus the X register.
     case indexed(Int)
@@ -60,6 +61,14 @@ struct FilterProgram {
   mutating func add(_ k: UInt32) { emit(0x04, k) }
   /// A = A * k
   mutating func multiply(_ k: UInt32) { emit(0x24, k) }
+  /// A = A >> count
+  mutating func shiftRight(_ count: UInt32) { emit(0x74, count) }
+  /// A = A + X
+  mutating func addX() { emit(0x0c) }
+  /// A = A ^ X
+  mutating func xorX() { emit(0xac) }
+  /// A = k
+  mutating func set(_ k: UInt32) { emit(0x00, k) }
   /// X = A
   mutating func moveToX() { emit(0x07) }
   /// A = X
@@ -70,6 +79,8 @@ struct FilterProgram {
   mutating func store(_ slot: UInt32) { emit(0x02, slot) }
   /// A = memory[slot]
   mutating func recall(_ slot: UInt32) { emit(0x60, slot) }
+  /// X = memory[slot]
+  mutating func recallToX(_ slot: UInt32) { emit(0x61, slot) }
 
   mutating func jump(_ label: Label) {
     jumps.append((instructions.count, label.number))
@@ -101,6 +112,8 @@ struct FilterProgram {
   }
 
   mutating func end(with value: UInt32) { emit(0x06, value) }
+  /// Ends with A.
+  mutating func end() { emit(0x16) }
 
   /// The program with all jumps resolved. Every label must have its place, behind the jumps to it.
   func resolved() -> [sock_filter] {

@@ -26,6 +26,21 @@ struct WorkersAgentTests {
       .count
   }
 
+  /// The packet sockets on the underlay's device that frames come in by.
+  private func sockets(_ node: Cluster.Node) throws -> Int {
+    func lines(_ file: String) throws -> [Substring] {
+      try node.namespace.run("cat", file).check().standardOutput.split(separator: "\n")
+    }
+    let index = try lines("/sys/class/net/eth0/ifindex").first
+    // Protocol 3 is ETH_P_ALL; the fifth column is the device.
+    var count = 0
+    for line in try lines("/proc/net/packet") {
+      let columns = line.split(separator: " ")
+      if columns.count > 4, columns[3] == "0003", columns[4] == index { count += 1 }
+    }
+    return count
+  }
+
   @Test(
     "pods reach each other and services, by ping and by TCP that arrives whole, over both families, by user space and with flows in the kernel",
     arguments: ["ebpf: 'off'", "ebpf: auto"])
@@ -34,6 +49,7 @@ struct WorkersAgentTests {
     defer { test.lab.cleanUp() }
     let agents = try test.start()
     for agent in agents { #expect(try workers(agent) == 2) }
+    for node in test.cluster.nodes { #expect(try sockets(node) == 2) }
     try test.cluster.setMode(.vxlan)
     let (a, b) = (test.a.pods, test.b.pods)
     try test.exchange([(a[0], b[0]), (b[1], a[0]), (a[0], a[1]), (a[2], b[1]), (b[0], a[2]), (a[2], a[0])])
@@ -78,6 +94,7 @@ struct WorkersAgentTests {
         ], log: test.path("next\(count).log"))
       try waitUntil("the other agent to end") { !agent.isRunning }
       try waitUntil("the new one's workers") { try workers(next) == count }
+      try waitUntil("a socket of the underlay for each") { try sockets(test.a) == count }
       #expect(try from.namespace.ping("\(to.ipv4)", count: 3, interval: .milliseconds(20)).isComplete)
       try test.lab.transfer(
         Payload(byteCount: 1_000_000), from: to.namespace, to: from.namespace, address: .v4(from.ipv4))

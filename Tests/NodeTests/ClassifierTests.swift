@@ -6,7 +6,7 @@ import Testing
 
 @testable import Node
 
-/// Runs a classic BPF program as the kernel does, for the instructions that classifiers use. nil for an instruction that
+/// Runs a classic BPF program as the kernel does, for the instructions that the programs here use. nil for an instruction that
 /// it does not know, or a program that runs off its end.
 func interpret(_ program: [sock_filter], _ packet: [UInt8], vlan: UInt16 = 0) -> UInt32? {
   var a: UInt32 = 0
@@ -36,16 +36,22 @@ func interpret(_ program: [sock_filter], _ packet: [UInt8], vlan: UInt16 = 0) ->
     case 0x54: a &= i.k
     case 0x04: a = a &+ i.k
     case 0x24: a = a &* i.k
+    case 0x74: a >>= i.k
+    case 0x0c: a = a &+ x
+    case 0xac: a ^= x
+    case 0x00: a = i.k
     case 0x07: x = a
     case 0x87: a = x
     case 0x01: x = i.k
     case 0x02: memory[Int(i.k)] = a
     case 0x60: a = memory[Int(i.k)]
+    case 0x61: x = memory[Int(i.k)]
     case 0x05: pc += Int(i.k)
     case 0x15: pc += Int(a == i.k ? i.jt : i.jf)
     case 0x35: pc += Int(a >= i.k ? i.jt : i.jf)
     case 0x45: pc += Int(a & i.k != 0 ? i.jt : i.jf)
     case 0x06: return i.k
+    case 0x16: return a
     default: return nil
     }
   }

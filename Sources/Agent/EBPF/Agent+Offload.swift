@@ -36,7 +36,7 @@ extension Agent {
       if let offload, !offload.isThere { closeOffload() }
       let offload: FlowOffloader
       if let running = self.offload { offload = running } else { offload = try startOffload() }
-      var sockets: [Int32: Int32] = [:]
+      var sockets: [Int32: [Int32]] = [:]
       let ports = overlayPorts(&sockets)
       let isNew = underlay.map { offload.installed[$0.port.interfaceIndex] == nil } ?? false
       // The filter first: a socket without one takes what is not ours.
@@ -73,7 +73,7 @@ extension Agent {
   }
 
   /// The devices that packets are carried between, and their sockets.
-  private func overlayPorts(_ sockets: inout [Int32: Int32]) -> [OverlayPort] {
+  private func overlayPorts(_ sockets: inout [Int32: [Int32]]) -> [OverlayPort] {
     var ports: [OverlayPort] = []
     for pod in pods.values {
       guard pod.isVeth, let port = pod.port as? AFPacketPort, let link = links[pod.interface] else { continue }
@@ -82,7 +82,7 @@ extension Agent {
         OverlayPort(
           interface: pod.interface, mac: description.mac, peer: description.peerMAC, pod: pod.index,
           isPair: link.kind == "veth" && link.peerNamespaceID != nil))
-      sockets[pod.interface] = port.descriptor
+      sockets[pod.interface] = [port].compactMap(\.descriptor)
     }
     if let underlay {
       var port = OverlayPort(
@@ -92,7 +92,7 @@ extension Agent {
       port.genevePort = settings.genevePort
       port.vtep = settings.vtepMAC
       ports.append(port)
-      sockets[port.interface] = underlay.port.descriptor
+      sockets[port.interface] = ([underlay.port] + underlay.others).compactMap(\.descriptor)
     }
     return ports
   }
@@ -117,11 +117,11 @@ extension Agent {
   }
 
   /// Puts another filter in the place of the underlay's present one.
-  func setUnderlayFilter(_ port: AFPacketPort, _ filter: [sock_filter]) throws {
-    if let offload, offload.installed[port.interfaceIndex] != nil {
+  func setUnderlayFilter(_ open: UnderlayPort, _ filter: [sock_filter]) throws {
+    if let offload, offload.installed[open.port.interfaceIndex] != nil {
       try claim(offload, filter)
     } else {
-      try port.setFilter(filter)
+      for port in [open.port] + open.others { try port.setFilter(filter) }
     }
   }
 
@@ -139,7 +139,9 @@ extension Agent {
       dataPath.setOffload(nil)
       self.offload = nil
       for interface in offload.installed.keys { offload.forget(interface) }
-      if let underlay, let filter = try? socketFilter(underlay.classifier) { try? underlay.port.setFilter(filter) }
+      if let underlay, let filter = try? socketFilter(underlay.classifier) {
+        for port in [underlay.port] + underlay.others { try? port.setFilter(filter) }
+      }
       for pod in pods.values { (pod.port as? AFPacketPort)?.removeFilter() }
     }
     if FlowOffloader.unload(node: configuration.node) { log.info("ebpf overlay: taken out of the kernel") }

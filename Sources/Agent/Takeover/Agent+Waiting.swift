@@ -22,8 +22,23 @@ extension Agent {
   func saveWaiting() {
     var waiting = WaitingFrames(time: kalsae_monotonic())
     for (name, _, port) in portsByName { waiting.take(from: port, named: name) }
+    if let underlay { for port in underlay.others { waiting.take(from: port, named: underlay.port.name) } }
     guard waiting.count > 0 else { return }
     _ = FlowFile.save(waiting.octets(owner: AttachmentStore.boot), as: .frames, in: configuration.dataDirectory)
+  }
+
+  /// Moves what waits in sockets of the underlay that an agent with more workers has handed over, and closes them: what the
+  /// kernel gave to them comes to the others then. To be called before the worker runs.
+  func moveSurplus() {
+    guard let underlay else { return }
+    for inherited in inheritance.takeOthers(of: underlay.port.name) {
+      guard let port = try? AFPacketPort(adopting: inherited) else {
+        Glibc.close(inherited.descriptor)
+        continue
+      }
+      let moved = move(from: port, at: underlay.index)
+      log.info("\(moved) packets that waited in a socket too many are sent on")
+    }
   }
 
   /// Moves what the agent before has left. To be called before the worker runs: what came since waits in the ports.
@@ -37,12 +52,20 @@ extension Agent {
       guard let frames = waiting.frames[name] else { continue }
       let memory = MemoryPort(name: name, mtu: port.mtu, capabilities: port.capabilities)
       for frame in frames { memory.enqueue(frame) }
-      let lane = workers.lane
-      let own = lane[port: index]
-      lane[port: index] = memory
-      while case let count = lane.poll(index, at: .at(kalsae_monotonic())), count > 0 { moved += count }
-      lane[port: index] = own
+      moved += move(from: memory, at: index)
     }
     log.info("\(moved) packets that waited are sent on")
+  }
+
+  /// Moves all that waits in a port, as if it were the one at a place, before the workers run. How many packets that were.
+  func move(from port: any Port, at index: PortIndex) -> Int {
+    let lane = workers.lane
+    let own = lane[port: index]
+    lane[port: index] = port
+    defer { lane[port: index] = own }
+    var moved = 0
+    // No more than what a ring holds: others may come as fast.
+    while moved < 1 << 16, case let count = lane.poll(index, at: .at(kalsae_monotonic())), count > 0 { moved += count }
+    return moved
   }
 }

@@ -24,6 +24,15 @@ struct Inheritance {
     return ports.removeValue(forKey: name)
   }
 
+  /// What a further socket of a device is handed over as; no device has such a name.
+  static func name(_ device: String, socket number: Int) -> String { "\(device)/\(number)" }
+
+  /// What nobody has taken of a device's further sockets.
+  mutating func takeOthers(of device: String) -> [InheritedPort] {
+    let names = ports.keys.filter { $0.hasPrefix(Inheritance.name(device, socket: 0).dropLast()) }
+    return names.compactMap { ports.removeValue(forKey: $0) }
+  }
+
   /// Whether the port of that name was handed over.
   func has(_ name: String) -> Bool { ports[name] != nil }
 
@@ -108,7 +117,12 @@ extension Agent {
       view.names.append(name)
       view.ports.append(port)
     }
-    if let underlay { add(underlay.port.name, underlay.port.handover) }
+    if let underlay {
+      add(underlay.port.name, underlay.port.handover)
+      for (number, port) in underlay.others.enumerated() {
+        add(Inheritance.name(underlay.port.name, socket: number + 1), port.handover)
+      }
+    }
     if let host { add(host.port.name, host.port.handover) }
     for open in pods.values {
       if let port = open.port as? AFPacketPort { add(open.attachment.interface, port.handover) }

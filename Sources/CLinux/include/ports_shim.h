@@ -112,6 +112,13 @@ int kalsae_rings_closing(void);
 int kalsae_packet_map(int descriptor, unsigned long size, void **ring);
 /// Takes a packet socket's filter away: everything comes in.
 void kalsae_packet_unfilter(int descriptor);
+/// The number of the group that a packet socket shares its device's packets with (PACKET_FANOUT); -ENOENT: none.
+int kalsae_packet_group(int descriptor);
+/// Makes a packet socket, which must be bound, the first of a group, unless it is in one, and a classic BPF program say which
+/// of the group gets a packet: its result modulo their number. 0 or a negated errno.
+int kalsae_packet_lead(int descriptor, const struct sock_filter *program, uint16_t length);
+/// Puts a packet socket, which must be bound, into the group of another, unless it is there. 0 or a negated errno.
+int kalsae_packet_follow(int descriptor, int leader);
 /// Puts another classic BPF program in the place of a packet socket's filter. 0 or a negated errno.
 int kalsae_packet_filter(int descriptor, const struct sock_filter *filter, uint16_t length);
 /// Takes the next frame that did not fit its slot, with its vnet header of ten octets before it. The number of octets,

@@ -112,8 +112,8 @@ public final class FlowOffloader: FlowOffload {
 
   // MARK: Devices
 
-  /// Says which devices there are. `socket` gives a device's packet socket.
-  public func set(_ wanted: [OverlayPort], socket: (OverlayPort) -> Int32) throws(EBPFError) {
+  /// Says which devices there are. `sockets` gives a device's packet sockets.
+  public func set(_ wanted: [OverlayPort], sockets: (OverlayPort) -> [Int32]) throws(EBPFError) {
     let kept = Set(wanted.map(\.interface))
     for hook in DeviceHook.all(in: place) where !kept.contains(hook.interface) { hook.detach() }
     for interface in installed.keys where !kept.contains(interface) { forget(interface) }
@@ -122,8 +122,8 @@ public final class FlowOffloader: FlowOffload {
       if before == port { continue }
       try portMap.write([UInt32(port.interface)], [port.record])
       if before == nil {
-        // The socket first: a packet that both take is better than one that nobody does.
-        try attachSocket(of: port, socket(port))
+        // The sockets first: a packet that both take is better than one that nobody does.
+        for socket in sockets(port) { try attachSocket(of: port, socket) }
         attached[port.interface] = try hook(port.interface).attach(object.program("overlay_carry"), by: way)
       }
       installed[port.interface] = port

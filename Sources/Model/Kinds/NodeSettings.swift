@@ -98,7 +98,7 @@ public struct NodeSettings: Sendable, Equatable {
   /// underlay's port takes 4096, a pod's 2048. Default 32,768.
   public var xdpFrames: Int
   /// The number of threads that move packets, 1 to 64, as the agent starts; at most one for each processor, and one alone with
-  /// `af_xdp`. Each receives by some of the ports and sends by all. Default 1.
+  /// `af_xdp`. Each receives by some of the pods' ports, and a share of what other nodes send, and sends by all. Default 1.
   public var workers: Int
   /// Whether packet threads poll without sleeping: lower latency for a whole core each. Default false.
   public var busyPoll: Bool

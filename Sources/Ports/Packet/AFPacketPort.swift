@@ -55,7 +55,7 @@ public final class AFPacketPort: Port {
 
   public let name: String
   public let interfaceIndex: Int32
-  public let capabilities: PortCapabilities
+  public internal(set) var capabilities: PortCapabilities
   /// The hardware address of the device when the port was opened.
   public let mac: MACAddress
   /// The device's MTU: as of the opening or of the last `refresh()`, or as the worker was told since.
