@@ -60,10 +60,13 @@ struct Sender: BitwiseCopyable {
 /// read in `Tables`, the compiler copies it whole first.)
 struct ClassifierViews: BitwiseCopyable {
   let services: ServiceTableView
+  /// The places of pods among those that policy knows, and what it says of them.
+  let podNumbers: AddressTableView
   let pods: MemoryView<PolicyTable.PodRecord>
 
   init(_ tables: borrowing Tables) {
     services = tables.services.view
+    podNumbers = tables.policies.pods.view
     pods = tables.policies.records.view
   }
 }
@@ -110,17 +113,17 @@ extension Core {
     _ index: Int, _ key: Key, _ sender: inout Sender, _ judgement: inout Judgement, _ views: ClassifierViews,
     _ batch: inout FrameBatch, _ tables: borrowing Tables
   ) -> Bool {
-    select(index, key, &sender, &judgement, views, &batch, tables)
+    select(index, key, &sender, &judgement, views, frontend: nil, &batch, tables)
       && conclude(index, key, &judgement, views, &batch, tables)
   }
 
   /// The first half of `decide`: whether the packet may pass at all, and to which endpoint it goes if it is for a service.
-  /// What the second half reads of the endpoint is asked for.
+  /// What the second half reads of the endpoint is asked for. `frontend`: that of the packet's destination, where it is known.
   ///
   /// What is inlined here knows the family of the addresses, and asks nothing twice.
   mutating func select<Key: FlowKey>(
     _ index: Int, _ key: Key, _ sender: inout Sender, _ judgement: inout Judgement, _ views: ClassifierViews,
-    _ batch: inout FrameBatch, _ tables: borrowing Tables
+    frontend: UInt32?, _ batch: inout FrameBatch, _ tables: borrowing Tables
   ) -> Bool {
     let tail = key.tail
     let (source, destination) = (key.sourceAddress, key.destinationAddress)
@@ -140,7 +143,7 @@ extension Core {
     judgement.sourcePod = sender.pod
     judgement.isHidden = sender.isHidden
     switch balance(
-      index, tail, sender, source: source, destination: destination, views.services, &batch, tables)
+      index, tail, sender, source: source, destination: destination, frontend, views.services, &batch, tables)
     {
     case .refused: return false
     case .none:
@@ -178,7 +181,7 @@ extension Core {
     if judgement.isHidden, !judgement.masquerades, isOutside(target, tables) {
       judgement.masquerades = tables.settings.hasNodeAddress(isIPv6: Key.isIPv6)
     }
-    judgement.destinationPod = tables.policies.pod(target)
+    judgement.destinationPod = views.podNumbers.find(target) ?? 0
     if isTracing {
       tracePolicy(
         source: source, judgement.sourcePod, destination: target, judgement.destinationPod, tail.transport, port, tables

@@ -25,13 +25,14 @@ extension Core {
   @inline(__always)
   mutating func balance(
     _ index: Int, _ tail: FlowKeyTail, _ sender: Sender, source: IPAddress, destination: IPAddress,
-    _ services: ServiceTableView, _ batch: inout FrameBatch, _ tables: borrowing Tables
+    _ known: UInt32?, _ services: ServiceTableView, _ batch: inout FrameBatch, _ tables: borrowing Tables
   ) -> ServiceOutcome {
     let found =
-      tail.isQuery
-      ? nil
-      : tables.frontend(
-        destination, isIPv6: contexts[index].isIPv6, transport: tail.transport, port: tail.destinationPort)
+      known
+      ?? (tail.isQuery
+        ? nil
+        : tables.frontend(
+          destination, isIPv6: contexts[index].isIPv6, transport: tail.transport, port: tail.destinationPort))
     guard let found else { return unknownService(index, destination, &batch, tables) }
     let frontend = services.frontends[Int(found)]
     let service = services.services[Int(frontend.service)]

@@ -10,6 +10,8 @@ struct Family<Key: FlowKey>: ~Copyable {
   var candidates: [OffloadCandidate<Key>] = []
   /// Listed packets whose flows are not known, or not current.
   private var rest = PacketList()
+  /// The frontends of missed packets' destinations, where they were asked for ahead, and what they lead to; 0: none.
+  private let frontends = PerPacket<UInt32>()
   private let steps = PerPacket<UInt32>()
   private let prospects = Memory<Prospect<Key>>(count: Family.groupLength)
   var flows: FlowState<Key>
@@ -100,11 +102,15 @@ struct Family<Key: FlowKey>: ~Copyable {
       for number in 0..<misses.count { classify(misses[number], &sender, views, &core, &batch, tables) }
       return
     }
-    if tables.services.isLarge { anticipate(tables) }
+    let anticipates = tables.services.isLarge
+    if anticipates { anticipate(views.services) }
     var start = 0
     while start < misses.count {
       let end = min(start + Family.groupLength, misses.count)
-      for number in start..<end { select(misses[number], number - start, &sender, views, &core, &batch, tables) }
+      for number in start..<end {
+        let frontend = anticipates && frontends[number] != 0 ? frontends[number] : nil
+        select(misses[number], number - start, frontend, &sender, views, &core, &batch, tables)
+      }
       for number in start..<end { conclude(misses[number], number - start, views, &core, &batch, tables) }
       for number in start..<end { settle(misses[number], number - start, &core, &batch, tables) }
       PlainSearch.find(self, core, tables)
@@ -122,15 +128,16 @@ struct Family<Key: FlowKey>: ~Copyable {
   /// Finds out whether a packet whose flow is not in the table may pass, and to which endpoint.
   @inline(__always)
   private mutating func select(
-    _ index: Int, _ place: Int, _ sender: inout Sender, _ views: ClassifierViews, _ core: inout Core,
-    _ batch: inout FrameBatch, _ tables: borrowing Tables
+    _ index: Int, _ place: Int, _ frontend: UInt32?, _ sender: inout Sender, _ views: ClassifierViews,
+    _ core: inout Core, _ batch: inout FrameBatch, _ tables: borrowing Tables
   ) {
     let key = keys[index]
     guard flows.table.find(key, plain.view.hash(index)) < 0 else {
       prospects[place].outcome = .known
       return
     }
-    let passes = core.select(index, key, &sender, &prospects[place].judgement, views, &batch, tables)
+    let passes = core.select(
+      index, key, &sender, &prospects[place].judgement, views, frontend: frontend, &batch, tables)
     prospects[place].outcome = passes ? .decided : .refused
   }
 
@@ -173,32 +180,32 @@ struct Family<Key: FlowKey>: ~Copyable {
 
   /// Asks step by step for what leads from the missed packets' destinations to endpoints of services: each step for all
   /// packets, so that they wait for it once.
-  private mutating func anticipate(_ tables: borrowing Tables) {
+  private func anticipate(_ services: ServiceTableView) {
     for number in 0..<misses.count {
       let key = keys[misses[number]]
-      tables.services.prefetchFrontend(
+      services.prefetchFrontend(
         key.destinationAddress, isIPv6: Key.isIPv6, transport: key.tail.transport, port: key.tail.destinationPort)
     }
     for number in 0..<misses.count {
       let key = keys[misses[number]]
-      let frontend = tables.services.frontend(
+      let frontend = services.frontend(
         key.destinationAddress, isIPv6: Key.isIPv6, transport: key.tail.transport, port: key.tail.destinationPort)
-      steps[number] = frontend ?? 0
-      if let frontend { tables.services.frontendRecords.prefetch(Int(frontend)) }
+      frontends[number] = frontend ?? 0
+      if let frontend { services.frontends.prefetch(Int(frontend)) }
     }
-    for number in 0..<misses.count where steps[number] != 0 {
-      let service = tables.services.frontendRecords[Int(steps[number])].service
+    for number in 0..<misses.count where frontends[number] != 0 {
+      let service = services.frontends[Int(frontends[number])].service
       steps[number] = service
-      tables.services.services.prefetch(Int(service))
+      services.services.prefetch(Int(service))
     }
-    for number in 0..<misses.count where steps[number] != 0 {
-      let list = tables.services.services[Int(steps[number])].list
+    for number in 0..<misses.count where frontends[number] != 0 {
+      let list = services.services[Int(steps[number])].list
       steps[number] = list
-      tables.services.prefetchList(list)
+      services.lists.prefetch(Int(list))
     }
     // The endpoints of a service lie side by side for the most part; the first two lines are those of four.
-    for number in 0..<misses.count where steps[number] != 0 {
-      tables.services.backends.prefetchPair(Int(tables.services.lists[Int(steps[number])]))
+    for number in 0..<misses.count where frontends[number] != 0 {
+      services.backends.prefetchPair(Int(services.lists[Int(steps[number])]))
     }
   }
 

@@ -37,10 +37,6 @@ struct AddressTable: ~Copyable {
     @inline(__always) get { AddressTableView(slots: slots.view, mask: mask) }
   }
 
-  /// Asks for the place of a key.
-  @inline(__always)
-  func prefetch(_ high: UInt64, _ low: UInt64, tag: UInt32) { slots.prefetch(home(high, low, tag &+ 1)) }
-
   /// Sets the value of a key.
   mutating func insert(_ high: UInt64, _ low: UInt64, tag: UInt32, value: UInt32) {
     if (count + 1) * 4 > mask + 1 { grow() }
@@ -108,8 +104,13 @@ struct AddressTableView: BitwiseCopyable {
     Int(truncatingIfNeeded: mix(high ^ UInt64(tag) << 32, low)) & mask
   }
 
+  /// Asks for the place of a key.
   @inline(__always)
-  fileprivate func find(_ high: UInt64, _ low: UInt64, tag: UInt32) -> UInt32? {
+  func prefetch(_ high: UInt64, _ low: UInt64, tag: UInt32) { slots.prefetch(home(high, low, tag &+ 1)) }
+
+  /// The value of a key; nil where there is none.
+  @inline(__always)
+  func find(_ high: UInt64, _ low: UInt64, tag: UInt32) -> UInt32? {
     var position = home(high, low, tag &+ 1)
     while true {
       let slot = slots[position]
@@ -120,9 +121,20 @@ struct AddressTableView: BitwiseCopyable {
   }
 }
 
+extension AddressTableView {
+  /// The value of an address; nil where there is none.
+  @inline(__always)
+  func find(_ address: IPAddress) -> UInt32? {
+    switch address {
+    case .v4(let a): find(0, UInt64(a.rawValue), tag: AddressTable.tagV4)
+    case .v6(let a): find(a.high, a.low, tag: AddressTable.tagV6)
+    }
+  }
+}
+
 extension AddressTable {
-  private static var tagV4: UInt32 { 0x400 }
-  private static var tagV6: UInt32 { 0x600 }
+  fileprivate static var tagV4: UInt32 { 0x400 }
+  fileprivate static var tagV6: UInt32 { 0x600 }
 
   @inline(__always)
   func find(_ address: IPv4Address) -> UInt32? { find(0, UInt64(address.rawValue), tag: AddressTable.tagV4) }
@@ -142,12 +154,7 @@ extension AddressTable {
   }
 
   @inline(__always)
-  func find(_ address: IPAddress) -> UInt32? {
-    switch address {
-    case .v4(let a): find(a)
-    case .v6(let a): find(a)
-    }
-  }
+  func find(_ address: IPAddress) -> UInt32? { view.find(address) }
 
   mutating func insert(_ address: IPAddress, value: UInt32) {
     switch address {

@@ -67,13 +67,8 @@ struct Memory<T: BitwiseCopyable>: ~Copyable {
   @inline(__always)
   func prefetch(_ index: Int) { view.prefetch(index) }
 
-  /// Asks for the cache line of an element and the next one, which will be read; not checked.
   @inline(__always)
-  func prefetchPair(_ index: Int) {
-    let element = unsafe UnsafeRawPointer(base) + index &* MemoryLayout<T>.stride
-    unsafe kalsae_prefetch(element)
-    unsafe kalsae_prefetch(element + 64)
-  }
+  func prefetchPair(_ index: Int) { view.prefetchPair(index) }
 
   /// The octets of one element.
   @inline(__always)
@@ -108,6 +103,14 @@ struct MemoryView<T: BitwiseCopyable>: BitwiseCopyable {
   @inline(__always)
   func prefetch(_ index: Int) {
     unsafe kalsae_prefetch_write(UnsafeRawPointer(base) + index &* MemoryLayout<T>.stride)
+  }
+
+  /// Asks for the cache line of an element and the next one, which will be read; not checked.
+  @inline(__always)
+  func prefetchPair(_ index: Int) {
+    let element = unsafe UnsafeRawPointer(base) + index &* MemoryLayout<T>.stride
+    unsafe kalsae_prefetch(element)
+    unsafe kalsae_prefetch(element + 64)
   }
 }
 

@@ -125,10 +125,25 @@ struct BackendRecord: BitwiseCopyable {
 
 /// What leads from a frontend to an endpoint: see `MemoryView`.
 struct ServiceTableView: BitwiseCopyable {
+  let numbers: AddressTableView
   let frontends: MemoryView<FrontendRecord>
   let services: MemoryView<ServiceRecord>
   let lists: MemoryView<UInt32>
   let backends: MemoryView<BackendRecord>
+
+  /// The frontend that packets to an address and port belong to; nil: none. `address` nil asks for NodePorts.
+  @inline(__always)
+  func frontend(_ address: IPAddress?, isIPv6: Bool, transport: UInt8, port: UInt16) -> UInt32? {
+    let (high, low) = ServiceTable.words(address)
+    return numbers.find(high, low, tag: ServiceTable.tag(transport, port, isIPv6: isIPv6))
+  }
+
+  /// Asks for the place of a frontend.
+  @inline(__always)
+  func prefetchFrontend(_ address: IPAddress?, isIPv6: Bool, transport: UInt8, port: UInt16) {
+    let (high, low) = ServiceTable.words(address)
+    numbers.prefetch(high, low, tag: ServiceTable.tag(transport, port, isIPv6: isIPv6))
+  }
 }
 
 /// The services: a hash probe from (address, protocol, port) to a frontend, and from there to endpoints by index. Cost and
@@ -165,12 +180,12 @@ struct ServiceTable: ~Copyable {
   var unseen: UnseenServices?
 
   @inline(__always)
-  private static func tag(_ transport: UInt8, _ port: UInt16, isIPv6: Bool) -> UInt32 {
+  fileprivate static func tag(_ transport: UInt8, _ port: UInt16, isIPv6: Bool) -> UInt32 {
     (isIPv6 ? 1 << 25 : 1 << 24) | UInt32(transport) << 16 | UInt32(port)
   }
 
   @inline(__always)
-  private static func words(_ address: IPAddress?) -> (UInt64, UInt64) {
+  fileprivate static func words(_ address: IPAddress?) -> (UInt64, UInt64) {
     switch address {
     case .v4(let a): (0, UInt64(a.rawValue))
     case .v6(let a): (a.high, a.low)
@@ -196,30 +211,20 @@ struct ServiceTable: ~Copyable {
   /// The frontend that packets to an address and port belong to; nil: none. `address` nil asks for NodePorts.
   @inline(__always)
   func frontend(_ address: IPAddress?, isIPv6: Bool, transport: UInt8, port: UInt16) -> UInt32? {
-    let (high, low) = ServiceTable.words(address)
-    return frontends.find(high, low, tag: ServiceTable.tag(transport, port, isIPv6: isIPv6))
+    view.frontend(address, isIPv6: isIPv6, transport: transport, port: port)
   }
 
   /// What leads from a frontend to an endpoint, for a loop: see `MemoryView`.
   var view: ServiceTableView {
     @inline(__always) get {
       ServiceTableView(
-        frontends: frontendRecords.view, services: services.view, lists: lists.view, backends: backends.view)
+        numbers: frontends.view, frontends: frontendRecords.view, services: services.view, lists: lists.view,
+        backends: backends.view)
     }
   }
 
   /// Whether the table is more than a core's first cache holds beside the rest.
   var isLarge: Bool { frontends.count > 256 }
-
-  /// Asks for the place of a frontend.
-  @inline(__always)
-  func prefetchFrontend(_ address: IPAddress?, isIPv6: Bool, transport: UInt8, port: UInt16) {
-    let (high, low) = ServiceTable.words(address)
-    frontends.prefetch(high, low, tag: ServiceTable.tag(transport, port, isIPv6: isIPv6))
-  }
-
-  /// Asks for the beginning of a list.
-  func prefetchList(_ list: UInt32) { lists.prefetch(Int(list)) }
 
   func ranges(of frontend: UInt32) -> [IPPrefix]? { sourceRanges[frontend] }
 

@@ -18,9 +18,6 @@ struct WordHeap: ~Copyable {
     @inline(__always) get { memory.view }
   }
 
-  @inline(__always)
-  func prefetch(_ index: Int) { memory.prefetch(index) }
-
   /// Stores a list and returns its place; 0 for an empty one.
   mutating func allocate(_ words: [UInt32]) -> UInt32 {
     guard !words.isEmpty else { return 0 }
