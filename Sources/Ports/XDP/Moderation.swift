@@ -2,21 +2,13 @@ import CLinux
 import Glibc
 import Synchronization
 
-/// What a port and the worker that receives by it tell each other.
+/// Whether a port's packets come in bundles: looking for them all the time would find none sooner.
 public final class Bundling: Sendable {
   private let flag = Atomic(false)
-  private let polled = Atomic(false)
 
-  /// Whether packets come in bundles: looking for them all the time would find none sooner.
   public internal(set) var isOn: Bool {
     get { flag.load(ordering: .relaxed) }
     set { flag.store(newValue, ordering: .relaxed) }
-  }
-
-  /// Whether the worker looks all the time, whatever comes.
-  public var isPolled: Bool {
-    get { polled.load(ordering: .relaxed) }
-    set { polled.store(newValue, ordering: .relaxed) }
   }
 }
 

@@ -195,9 +195,8 @@ public final class XDPPort: Port {
   public func receive(into batch: inout FrameBatch) -> Int {
     if hasUnsent { send() }
     var waiting = socket.received
-    if waiting == 0, bundling.isOn, !bundling.isPolled {
-      // The kernel moves packets now, and in the worker's time: many at once. Where few come, or somebody looks all the time,
-      // it is no sooner for it, and sees to them beside the worker.
+    if waiting == 0 {
+      // The kernel moves packets now, and in the worker's time: many at once.
       _ = kalsae_xdp_drive(socket.descriptor)
       waiting = socket.received
     }
