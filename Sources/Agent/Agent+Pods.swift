@@ -83,7 +83,7 @@ extension Agent {
     if let steered = openSteered(link.index, "pod \(pod.namespace)/\(pod.name)", { try $0.openPod(link.index) }) {
       port = steered
     } else if let inherited = inheritance.take(attachment.interface, .packet) {
-      port = try AFPacketPort(adopting: inherited)
+      port = try adopt(inherited)
     } else {
       port = try spares.open(interface: link.index)
       prepareSpares()

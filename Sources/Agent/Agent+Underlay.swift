@@ -110,7 +110,7 @@ extension Agent {
     let filter = try socketFilter(classifier)
     let port: AFPacketPort
     if let inherited = inheritance.take(link.name, .packet) {
-      port = try AFPacketPort(adopting: inherited, finishesTunnels: options.finishesTunnels)
+      port = try adopt(inherited, finishesTunnels: options.finishesTunnels)
       try port.setFilter(filter)
     } else {
       // Whichever socket it is, it goes with its ring where it does not suit the device.
@@ -153,7 +153,7 @@ extension Agent {
       return try (1..<workers.count).map { number in
         let port: AFPacketPort
         if let inherited = inheritance.take(Inheritance.name(leader.name, socket: number), .packet) {
-          port = try AFPacketPort(adopting: inherited)
+          port = try adopt(inherited)
         } else {
           var options = underlayOptions()
           options.finishesTunnels = false

@@ -48,6 +48,14 @@ public enum FlowSpread {
     func jumpToTransport(_ header: FilterProgram.Label) {
       for number in transports { p.jump(header, ifEqual: number) }
     }
+    /// Goes to what is behind an outer header, whose protocol is in A.
+    func jumpBehindOuter() {
+      jumpToTransport(ports)
+      p.jump(inner4, ifEqual: 4)
+      p.jump(inner6, ifEqual: 41)
+      p.jump(gre, ifEqual: 47)
+      p.jump(done)
+    }
 
     p.set(0)
     p.store(hash)
@@ -63,11 +71,7 @@ public enum FlowSpread {
     p.takeX()
     p.store(base)
     p.load(.u8, .absolute(9))
-    jumpToTransport(ports)
-    p.jump(inner4, ifEqual: 4)
-    p.jump(inner6, ifEqual: 41)
-    p.jump(gre, ifEqual: 47)
-    p.jump(done)
+    jumpBehindOuter()
 
     p.place(outer6)
     mixWords(20, 36)
@@ -75,11 +79,7 @@ public enum FlowSpread {
     p.store(base)
     p.moveToX()
     p.load(.u8, .absolute(6))
-    jumpToTransport(ports)
-    p.jump(inner4, ifEqual: 4)
-    p.jump(inner6, ifEqual: 41)
-    p.jump(gre, ifEqual: 47)
-    p.jump(done)
+    jumpBehindOuter()
 
     // RFC 2784, section 2.1, and RFC 2890: checksum, key and sequence number are there where their flag is.
     p.place(gre)

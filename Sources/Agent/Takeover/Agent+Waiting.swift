@@ -32,10 +32,7 @@ extension Agent {
   func moveSurplus() {
     guard let underlay else { return }
     for inherited in inheritance.takeOthers(of: underlay.port.name) {
-      guard let port = try? AFPacketPort(adopting: inherited) else {
-        Glibc.close(inherited.descriptor)
-        continue
-      }
+      guard let port = try? adopt(inherited) else { continue }
       let moved = move(from: port, at: underlay.index)
       log.info("\(moved) packets that waited in a socket too many are sent on")
     }

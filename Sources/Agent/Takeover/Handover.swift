@@ -98,6 +98,15 @@ extension Inheritance {
 }
 
 extension Agent {
+  /// Goes on with a packet socket that was handed over. One with which that cannot be is closed: it would go on taking packets
+  /// that nobody reads.
+  func adopt(_ inherited: InheritedPort, finishesTunnels: Bool = false) throws -> AFPacketPort {
+    do { return try AFPacketPort(adopting: inherited, finishesTunnels: finishesTunnels) } catch {
+      Glibc.close(inherited.descriptor)
+      throw error
+    }
+  }
+
   /// Stops moving packets and describes what another process needs to go on. Afterwards this process only ends.
   func handOver() -> (view: HandoverView, descriptors: [Int32]) {
     log.notice("node \(configuration.node): another agent takes over")
