@@ -4,12 +4,14 @@
 #include <errno.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <stdio_ext.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 
-/// The C library heeds the size of a buffer only where it is given the memory. As much as stays in a core's cache.
-#define KALSAE_FILE_BUFFER (256 << 10)
+/// The C library heeds the size of a buffer only where it is given the memory. As much as stays in a core's second cache
+/// beside what the pipeline reads there: 256 KiB took half as long again a packet.
+#define KALSAE_FILE_BUFFER (64 << 10)
 
 /// Opens a capture with nanosecond time stamps and a large buffer. Null on failure: then `error` (PCAP_ERRBUF_SIZE
 /// octets) says why, and `*code` is the errno of opening the file, or 0 where the contents were refused. `*buffer` is to be freed when the
@@ -35,6 +37,8 @@ static inline pcap_t *kalsae_pcap_open(const char *path, FILE **file, int64_t *s
   }
   *buffer = malloc(KALSAE_FILE_BUFFER);
   if (*buffer) (void)setvbuf(f, *buffer, _IOFBF, KALSAE_FILE_BUFFER);
+  // One thread reads a capture: libpcap's two reads a packet need not lock the file.
+  (void)__fsetlocking(f, FSETLOCKING_BYCALLER);
   pcap_t *p = pcap_fopen_offline_with_tstamp_precision(f, PCAP_TSTAMP_PRECISION_NANO, error);
   if (!p) {
     fclose(f);

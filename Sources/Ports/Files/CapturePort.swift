@@ -39,7 +39,7 @@ public final class CapturePort: Port {
   private let pool = FramePool(slots: 1, slotSize: CapturePort.memory)
   private var used = 0
   /// The packet that no longer fitted the last batch's memory; its octets are still libpcap's.
-  private var pending: (header: UnsafeMutablePointer<pcap_pkthdr>, octets: UnsafePointer<UInt8>)?
+  private var pending: Packet?
 
   /// Opens the capture at `path`. `name`: how users know the port; the path where it is nil.
   public init(
@@ -91,42 +91,50 @@ public final class CapturePort: Port {
   public var position: Int64 { unsafe Int64(ftello(file)) }
 
   public func receive(into batch: inout FrameBatch) -> Int {
+    guard !batch.isFull, var (header, bytes) = unsafe nextPacket() else { return 0 }
+    // Fields of an object are looked at for each access; those of a loop are not.
+    let horizon = horizon
+    let linkLayer = linkLayer
+    let memory = unsafe pool.address(0)
+    var used = used
     var received = 0
     var octets = 0
-    while !batch.isFull, let (header, bytes) = unsafe nextPacket() {
+    var errors: UInt64 = 0
+    while true {
       let length = unsafe Int(header.pointee.caplen)
       let room = (CapturePort.headroom + length + CapturePort.tailroom + 63) & ~63
       let timestamp = unsafe CapturePort.nanoseconds(header.pointee.ts)
-      guard timestamp <= horizon else {
+      let fits = used + room <= CapturePort.memory
+      guard timestamp <= horizon, fits || used == 0 else {
         unsafe pending = (header, bytes)
         break
       }
-      guard used + room <= CapturePort.memory else {
-        if used == 0 {
-          // Longer than all the memory there is.
-          statistics.receiveErrors += 1
-          continue
+      if fits {
+        var frame = unsafe Frame(
+          unsafe: memory + used, capacity: room, start: CapturePort.headroom, length: length)
+        unsafe (memory + used + CapturePort.headroom).copyMemory(from: bytes, byteCount: length)
+        frame.timestamp = timestamp
+        let wireLength = unsafe header.pointee.len
+        // A damaged file may say anything; what is pushed before the packet must still fit.
+        frame.wireLength = max(min(wireLength, 1 << 30), frame.length)
+        if frame.wireLength > frame.length { frame.flags.insert(.truncated) }
+        if linkLayer.convert(&frame) {
+          batch.append(frame)
+          used += room
+          received += 1
+          octets += length
+        } else {
+          errors += 1
         }
-        unsafe pending = (header, bytes)
-        break
+      } else {
+        // Longer than all the memory there is.
+        errors += 1
       }
-      var frame = unsafe Frame(
-        unsafe: pool.address(0) + used, capacity: room, start: CapturePort.headroom, length: length)
-      unsafe (pool.address(0) + used + CapturePort.headroom).copyMemory(from: bytes, byteCount: length)
-      frame.timestamp = timestamp
-      let wireLength = unsafe header.pointee.len
-      // A damaged file may say anything; what is pushed before the packet must still fit.
-      frame.wireLength = max(min(wireLength, 1 << 30), frame.length)
-      if frame.wireLength > frame.length { frame.flags.insert(.truncated) }
-      guard linkLayer.convert(&frame) else {
-        statistics.receiveErrors += 1
-        continue
-      }
-      batch.append(frame)
-      used += room
-      received += 1
-      octets += length
+      guard !batch.isFull, let next = unsafe readPacket() else { break }
+      unsafe (header, bytes) = unsafe next
     }
+    self.used = used
+    statistics.receiveErrors += errors
     statistics.receivedFrames += UInt64(received)
     statistics.receivedOctets += UInt64(octets)
     return received
@@ -144,13 +152,17 @@ public final class CapturePort: Port {
     UInt64(bitPattern: Int64(time.tv_sec)) &* 1_000_000_000 &+ UInt64(bitPattern: Int64(time.tv_usec))
   }
 
-  /// The next packet of the file; nil at its end or where it cannot be read on.
-  private func nextPacket() -> (UnsafeMutablePointer<pcap_pkthdr>, UnsafePointer<UInt8>)? {
-    if let packet = unsafe pending {
-      unsafe pending = nil
-      return unsafe (packet.header, packet.octets)
-    }
-    if isExhausted { return nil }
+  private typealias Packet = (header: UnsafeMutablePointer<pcap_pkthdr>, octets: UnsafePointer<UInt8>)
+
+  /// The packet that was put off, or else the next one of the file; nil at its end or where it cannot be read on.
+  private func nextPacket() -> Packet? {
+    guard let packet = unsafe pending else { return unsafe isExhausted ? nil : readPacket() }
+    unsafe pending = nil
+    return unsafe packet
+  }
+
+  /// Reads on, where that is possible still.
+  private func readPacket() -> Packet? {
     var header: UnsafeMutablePointer<pcap_pkthdr>?
     var bytes: UnsafePointer<UInt8>?
     let result = unsafe pcap_next_ex(capture, &header, &bytes)

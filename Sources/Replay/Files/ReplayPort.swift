@@ -43,16 +43,17 @@ final class ReplayPort: Port {
   }
 
   func transmit(_ batch: borrowing FrameBatch, _ indices: borrowing FrameList) -> Int {
-    let isKept = !sinks.isEmpty
+    var octets: UInt64 = 0
+    for position in 0..<indices.count { octets &+= UInt64(batch[indices[position]].length) }
+    sentOctets &+= octets
+    sentFrames &+= UInt64(indices.count)
+    guard !sinks.isEmpty else { return indices.count }
     for position in 0..<indices.count {
       var frame = batch[indices[position]]
-      sentOctets &+= UInt64(frame.length)
-      guard isKept else { continue }
       // A frame goes out at the time it came in, or when it was let go.
       frame.timestamp = max(frame.timestamp, clock.now)
       for sink in sinks { sink.take(frame) }
     }
-    sentFrames &+= UInt64(indices.count)
     return indices.count
   }
 }
