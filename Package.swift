@@ -143,7 +143,7 @@ let package = Package(
       path: "Tests/Support/allocation-probe",
       swiftSettings: strict),
     .testTarget(
-      name: "LiveTests", dependencies: ["Lab", "Addresses", "CNI", "lab-probe", "kalsae"],
+      name: "LiveTests", dependencies: ["Lab", "Addresses", "CNI", "Ports", "lab-probe", "kalsae"],
       swiftSettings: strict),
   ]
 )

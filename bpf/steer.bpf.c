@@ -58,10 +58,10 @@ struct {
   __type(value, __u32);
 } steer_targets SEC(".maps");
 
-/// The data plane's sockets, by the place that the device has.
+/// The data plane's sockets, by the place that the device's queue has.
 struct {
   __uint(type, BPF_MAP_TYPE_XSKMAP);
-  __uint(max_entries, 4096);
+  __uint(max_entries, 16384);
   __type(key, __u32);
   __type(value, __u32);
 } steer_sockets SEC(".maps");
@@ -187,7 +187,8 @@ SEC("xdp") int steer(struct xdp_md *frame) {
     return XDP_PASS;
   }
   // Place 0 is nobody's.
-  __u32 place = frame->rx_queue_index ? 0 : *device >> KALSAE_STEER_PLACE;
+  __u32 queues = *device >> KALSAE_STEER_QUEUES & KALSAE_STEER_MOST_QUEUES;
+  __u32 place = frame->rx_queue_index < queues ? (*device >> KALSAE_STEER_PLACE) + frame->rx_queue_index : 0;
   int verdict = (int)bpf_redirect_map(&steer_sockets, place, XDP_PASS);
   count(verdict == XDP_REDIRECT ? KALSAE_STEER_TAKEN : KALSAE_STEER_NO_SOCKET);
   return verdict;

@@ -44,7 +44,7 @@ extension Agent {
     let index = try dataPath.change { tables in
       port.refresh()
       let index = tables.addPort(describe(port, mtu: port.mtu))
-      try workers.add(port, at: index)
+      try workers.add([port], at: index)
       return index
     }
     host = HostDevice(index: index, port: port)

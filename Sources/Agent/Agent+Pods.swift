@@ -10,12 +10,17 @@ struct PodPort {
   var attachment: PodAttachment
   var index: PortIndex
   var port: any Port
+  /// Those of the other workers, where each has one of its own.
+  var others: [any Port] = []
   /// The device's index: in the agent's namespace for veth, in the pod's for TAP.
   var interface: Int32
   /// Keeps the host's stack from what the pod sends; TAP devices do not need it.
   var guardian: IngressGuard?
 
   var isVeth: Bool { attachment.type == .veth }
+  /// Whether its packets come by AF_XDP.
+  var isSteered: Bool { port is XDPPort }
+  var ports: [any Port] { [port] + others }
 }
 
 extension Agent {
@@ -56,7 +61,7 @@ extension Agent {
     else { return false }
     if open.isVeth {
       return links[open.interface]?.name == attachment.interface
-        && !isWronglyPorted(open.interface, isSteered: open.port is XDPPort)
+        && !isWronglyPorted(open.interface, isSteered: open.isSteered)
     }
     return dataPath.change { _ in !open.port.isExhausted }
   }
@@ -79,21 +84,26 @@ extension Agent {
     try? netlink.disableIPv6Addresses(interface: link.index)
     let guardian = try IngressGuard(interface: link.index, classifier: .everything, netlink: netlink)
     let pod = attachment.pod
-    let port: any Port
-    if let steered = openSteered(link.index, "pod \(pod.namespace)/\(pod.name)", { try $0.openPod(link.index) }) {
-      port = steered
+    let ports: [any Port]
+    let steered = openSteered(link.index, "pod \(pod.namespace)/\(pod.name)") {
+      try $0.openPod(link, workers: workers.count)
+    }
+    if !steered.isEmpty {
+      ports = steered
     } else if let inherited = inheritance.take(attachment.interface, .packet) {
-      port = try adopt(inherited)
+      ports = [try adopt(inherited)]
     } else {
-      port = try spares.open(interface: link.index)
+      ports = [try spares.open(interface: link.index)]
       prepareSpares()
     }
     if !link.isUp { try netlink.setUp(true, interface: link.index) }
     do {
-      let index = try add(port, attachment)
-      return PodPort(attachment: attachment, index: index, port: port, interface: link.index, guardian: guardian)
+      let index = try add(ports, attachment)
+      return PodPort(
+        attachment: attachment, index: index, port: ports[0], others: Array(ports.dropFirst()), interface: link.index,
+        guardian: guardian)
     } catch {
-      if port is XDPPort { steered?.close(link.index) }
+      if !steered.isEmpty { self.steered?.close(link.index) }
       throw error
     }
   }
@@ -155,14 +165,14 @@ extension Agent {
     } else {
       port = try TAPPort(name: attachment.containerInterface, options: options)
     }
-    let index = try add(port, attachment)
+    let index = try add([port], attachment)
     return PodPort(attachment: attachment, index: index, port: port, interface: port.interfaceIndex)
   }
 
-  private func add(_ port: any Port, _ attachment: PodAttachment) throws -> PortIndex {
+  private func add(_ ports: [any Port], _ attachment: PodAttachment) throws -> PortIndex {
     try dataPath.change { tables in
-      let index = tables.addPort(attachment.portDescription(capabilities: port.capabilities))
-      do { try workers.add(port, at: index) } catch {
+      let index = tables.addPort(attachment.portDescription(capabilities: ports[0].capabilities))
+      do { try workers.add(ports, at: index) } catch {
         tables.removePort(index)
         throw error
       }
@@ -196,7 +206,7 @@ extension Agent {
   func close(pod key: ObjectKey, isGone: Bool) {
     guard let open = pods.removeValue(forKey: key) else { return }
     if open.isVeth { leaveOffload(open.interface) }
-    if open.port is XDPPort { steered?.close(open.interface) }
+    if open.isSteered { steered?.close(open.interface) }
     compiler.setPort(nil, for: key)
     dataPath.change { tables in
       compiler.commit(to: &tables)

@@ -13,13 +13,16 @@ struct UnderlayPort {
   var port: AFPacketPort
   /// Those of the other workers, which share the device's packets with it.
   var others: [AFPacketPort] = []
-  /// What is in front of it, where packets come by AF_XDP.
-  var xdp: XDPPort?
+  /// What is in front of them, where packets come by AF_XDP: of the first workers where the device has fewer queues.
+  var xdp: [XDPPort] = []
   var guardian: IngressGuard
   var classifier: PacketClassifier
   var takesQueryReplies = false
   /// The setting that it was opened with.
   var tunnelOffload: Bool
+
+  /// What the workers receive and send by, in their order; one: the others only send by it.
+  var ports: [any Port] { xdp + ([port] + others).dropFirst(xdp.count) }
 }
 
 extension Agent {
@@ -33,7 +36,7 @@ extension Agent {
     if let open = underlay,
       open.port.interfaceIndex != link.index || open.port.mac != link.mac
         || open.tunnelOffload != compiler.settings.tunnelOffload
-        || isWronglyPorted(link.index, isSteered: open.xdp != nil)
+        || isWronglyPorted(link.index, isSteered: !open.xdp.isEmpty)
     {
       closeUnderlay()
     }
@@ -118,30 +121,28 @@ extension Agent {
       underlaySpare = nil
       port = try spares.open(interface: link.index, filter: filter)
     }
-    let xdp = openSteered(link.index, "underlay") { try $0.openUnderlay(port, classifier) }
     let others = openOthers(port, filter)
-    let index = try dataPath.change { tables in
+    let xdp = openSteered(link.index, "underlay") { try $0.openUnderlay([port] + others, classifier) }
+    var open = UnderlayPort(
+      index: .none, port: port, others: others, xdp: xdp, guardian: guardian, classifier: classifier,
+      takesQueryReplies: compiler.masqueradesOutgoing, tunnelOffload: options.finishesTunnels)
+    open.index = try dataPath.change { tables in
       let index = tables.addPort(describe(port, mtu: link.mtu))
       do {
-        if others.isEmpty {
-          try workers.add(xdp ?? port, at: index, weight: Workers.underlayWeight)
-        } else {
-          try workers.add([port] + others, at: index, weight: Workers.underlayWeight)
-        }
+        try workers.add(open.ports, at: index, weight: Workers.underlayWeight)
       } catch {
+        if !xdp.isEmpty { steered?.close(link.index) }
         tables.removePort(index)
         throw error
       }
       return index
     }
-    underlay = UnderlayPort(
-      index: index, port: port, others: others, xdp: xdp, guardian: guardian, classifier: classifier,
-      takesQueryReplies: compiler.masqueradesOutgoing, tunnelOffload: options.finishesTunnels)
+    underlay = open
     loosenReversePath(of: link.name)
     readNeighbours()
     if let refusal = port.tunnelRefusal { log.notice("underlay: \(refusal)") }
     log.info(
-      "underlay: \(link.name), \(link.mac?.description ?? "?"), MTU \(link.mtu)\(xdp == nil ? "" : ", by AF_XDP")")
+      "underlay: \(link.name), \(link.mac?.description ?? "?"), MTU \(link.mtu)\(xdp.isEmpty ? "" : ", by AF_XDP")")
   }
 
   /// The sockets of all workers but the first, which share the device's packets with the first one's; none where the kernel
@@ -174,7 +175,7 @@ extension Agent {
   func closeUnderlay() {
     guard let open = underlay else { return }
     leaveOffload(open.port.interfaceIndex)
-    if open.xdp != nil { steered?.close(open.port.interfaceIndex) }
+    if !open.xdp.isEmpty { steered?.close(open.port.interfaceIndex) }
     underlay = nil
     compiler.setUnderlay(nil)
     dataPath.change { tables in
@@ -207,7 +208,7 @@ extension Agent {
       let filter = try socketFilter(wanted)
       try open.guardian.update(wanted)
       try setUnderlayFilter(open, filter)
-      if open.xdp != nil { try steered?.set(wanted) }
+      if !open.xdp.isEmpty { try steered?.set(wanted) }
       open.classifier = wanted
       open.takesQueryReplies = compiler.masqueradesOutgoing
       underlay = open
@@ -243,11 +244,11 @@ extension Agent {
   func refreshPort(of interface: Int32) {
     let ports: [any Port] =
       if let open = underlay, open.port.interfaceIndex == interface {
-        open.xdp.map { [$0] } ?? [open.port] + open.others
+        open.ports
       } else if let host, host.port.interfaceIndex == interface {
         [host.port]
       } else {
-        pods.values.filter { $0.isVeth && $0.interface == interface }.prefix(1).map(\.port)
+        pods.values.first { $0.isVeth && $0.interface == interface }?.ports ?? []
       }
     dataPath.change { _ in
       for port in ports {

@@ -150,12 +150,6 @@ public final class Agent {
   /// How many workers there are, from start to end.
   private static func workerCount(_ settings: NodeSettings, _ log: Logger) -> Int {
     guard settings.workers > 1 else { return 1 }
-    if settings.ports == .afXDP {
-      log.warning(
-        "workers: \(settings.workers) are asked for, but AF_XDP's ports have one; with ports: af_packet there can be more"
-      )
-      return 1
-    }
     let count = min(settings.workers, Workers.most)
     log.info("workers: \(count)\(count < settings.workers ? ", one for each processor" : "")")
     return count

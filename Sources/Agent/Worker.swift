@@ -72,7 +72,8 @@ final class Worker: @unchecked Sendable {
   }
 
   private static func descriptors(of port: any Port) -> [Int32] {
-    [port.descriptor, (port as? XDPPort)?.behind?.descriptor].compactMap { $0 }
+    guard let port = port as? XDPPort else { return port.descriptor.map { [$0] } ?? [] }
+    return port.socketDescriptors.map(\.descriptor) + (port.behind.map(descriptors(of:)) ?? [])
   }
 
   private func changeFetched(_ body: (inout [Fetched]) -> Void) {

@@ -45,8 +45,21 @@ final class Workers {
   /// Where what all have in common can be looked at, inside `DataPath.change`.
   var lane: Lane { all[0].lane }
 
-  /// Has the worker with the least to do receive by a port, and all send by it. Inside `DataPath.change`.
-  func add(_ port: any Port, at index: PortIndex, weight: Int = 1) throws(PortError) {
+  /// Has every worker receive and send by a port of its own to one device, whose packets these share. Of one alone the worker
+  /// with the least to do receives, and all send by it. Inside `DataPath.change`.
+  func add(_ ports: [any Port], at index: PortIndex, weight: Int = 1) throws(PortError) {
+    guard ports.count > 1 else { return try add(ports[0], at: index, weight: weight) }
+    precondition(ports.count == all.count)
+    for (number, port) in ports.enumerated() {
+      do throws(PortError) { try all[number].add(port, at: index) } catch {
+        for worker in all[..<number] { worker.remove(index) }
+        throw error
+      }
+    }
+    shares[index] = all.indices.map { ($0, weight / all.count) }
+  }
+
+  private func add(_ port: any Port, at index: PortIndex, weight: Int) throws(PortError) {
     var loads = [Int](repeating: 0, count: all.count)
     for share in shares.values.joined() { loads[share.worker] += share.weight }
     let owner = loads.indices.min { loads[$0] < loads[$1] } ?? 0
@@ -60,19 +73,6 @@ final class Workers {
     try all[owner].add(port, at: index)
     for (worker, sender) in senders { worker.lane[port: index] = sender }
     shares[index] = [(owner, weight)]
-  }
-
-  /// Has every worker receive and send by a port of its own to one device, whose packets these share. Inside
-  /// `DataPath.change`.
-  func add(_ ports: [any Port], at index: PortIndex, weight: Int) throws(PortError) {
-    precondition(ports.count == all.count)
-    for (number, port) in ports.enumerated() {
-      do throws(PortError) { try all[number].add(port, at: index) } catch {
-        for worker in all[..<number] { worker.remove(index) }
-        throw error
-      }
-    }
-    shares[index] = all.indices.map { ($0, weight / all.count) }
   }
 
   /// Lets go of a port. Inside `DataPath.change`.
@@ -97,6 +97,7 @@ extension Port {
     switch self {
     case let port as AFPacketPort: port.sender()
     case let port as TAPPort: port.sender()
+    case let port as XDPPort: port.behind?.sender()
     default: nil
     }
   }

@@ -4,10 +4,14 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/ethtool.h>
 #include <linux/if_xdp.h>
+#include <linux/sockios.h>
+#include <net/if.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/socket.h>
@@ -196,6 +200,27 @@ uint32_t kalsae_xdp_queues(const char *device) {
   for (struct dirent *entry; (entry = readdir(queues));) count += !strncmp(entry->d_name, "rx-", 3);
   closedir(queues);
   return count ? count : 1;
+}
+
+int kalsae_xdp_raise_queues(const char *device, uint32_t count) {
+  int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+  if (fd < 0) return -errno;
+  struct ethtool_channels channels = {.cmd = ETHTOOL_GCHANNELS};
+  struct ifreq request = {.ifr_data = (char *)&channels};
+  snprintf(request.ifr_name, sizeof request.ifr_name, "%s", device);
+  int result = ioctl(fd, SIOCETHTOOL, &request) ? -errno : 0;
+  if (!result && (channels.rx_count < count || channels.tx_count < count)) {
+    if (channels.max_rx < count || channels.max_tx < count) {
+      result = -ERANGE;
+    } else {
+      channels.cmd = ETHTOOL_SCHANNELS;
+      if (channels.rx_count < count) channels.rx_count = count;
+      if (channels.tx_count < count) channels.tx_count = count;
+      if (ioctl(fd, SIOCETHTOOL, &request)) result = -errno;
+    }
+  }
+  close(fd);
+  return result;
 }
 
 int kalsae_xdp_drive(int fd) { return recvfrom(fd, NULL, 0, MSG_DONTWAIT, NULL, NULL) < 0 ? -errno : 0; }

@@ -15,8 +15,10 @@ struct PluginLiveTests {
     let a: PluginRuntime
     let b: PluginRuntime
 
-    init(_ name: String, outside: Bool = false) throws {
+    /// `settings`: lines of the nodes' configuration.
+    init(_ name: String, outside: Bool = false, settings: [String] = []) throws {
       test = try TestCluster(name, [.init("a", pods: []), .init("b", pods: [])], outside: outside)
+      if !settings.isEmpty { try test.cluster.configureNodes(settings) }
       let plugin = try builtProgram("kalsae-cni")
       a = test.cluster.runtime(of: test.a, plugin: plugin)
       b = test.cluster.runtime(of: test.b, plugin: plugin)
@@ -95,6 +97,27 @@ struct PluginLiveTests {
     // Again, and for what never was.
     for _ in 0..<2 { try world.a.delete("one") }
     try world.a.delete("never", namespace: one)
+  }
+
+  @Test("where two workers use AF_XDP, both ends of a pair have two queues, to which the pod deals its flows out")
+  func queues() throws {
+    let world = try World("cniqueues", settings: ["workers: 2", "ports: af_xdp"])
+    defer { world.lab.cleanUp() }
+    let (one, two) = (try world.lab.namespace("one"), try world.lab.namespace("two"))
+    let result = try CNIResult(try JSON(parsing: world.a.add("one", to: one)), version: .newest, of: "result")
+    let other = try CNIResult(try JSON(parsing: world.b.add("two", to: two)), version: .newest, of: "result")
+    for (namespace, device) in [(one, "eth0"), (world.test.a.namespace, result.interfaces[0].name)] {
+      let queues = try namespace.run("ls", "/sys/class/net/\(device)/queues").check().standardOutput
+      #expect(queues == "rx-0\nrx-1\ntx-0\ntx-1\n")
+    }
+    #expect(try world.test.cluster.ask("ports", world.test.a).ranges(of: "\"kind\":\"af_xdp\"").count == 2)
+    for address in other.addresses.map(\.address) {
+      #expect(try one.ping("\(address)", count: 2).isComplete, "\(address)")
+      try world.lab.transfer(Payload(byteCount: 1_000_000), from: one, to: two, address: address)
+    }
+    try world.a.delete("one", namespace: one)
+    try world.b.delete("two")
+    #expect(try world.leftovers(world.a).isEmpty)
   }
 
   @Test("NODE-1: a TAP device in the container's namespace")

@@ -1,6 +1,7 @@
 import Addresses
 import FoundationEssentials
 import Lab
+import Ports
 import Testing
 
 /// Agents whose packets are moved by two threads.
@@ -103,22 +104,48 @@ struct WorkersAgentTests {
     _ = agent.terminate()
   }
 
-  @Test("AF_XDP that is asked for while two workers run: packet sockets stay, and the log says so")
-  func steeredLater() throws {
-    let test = try WorkersAgentTests.cluster("workerslater")
-    defer { test.lab.cleanUp() }
-    try test.start()
-    try test.cluster.configureNodes("workers: 2", "ports: af_xdp")
-    try waitUntil("the log to say so") { test.cluster.logText(of: test.a).contains("no AF_XDP by 2 workers") }
-    #expect(try !test.cluster.ask("ports", test.a).contains("\"kind\":\"af_xdp\""))
+  /// The samples of a metric of an agent.
+  private func metric(_ name: String, _ node: Cluster.Node) throws -> [Int] {
+    let script =
+      "import urllib.request; print(urllib.request.urlopen('http://127.0.0.1:10249/metrics').read().decode())"
+    return try node.namespace.run("python3", "-c", script).check().standardOutput.split(separator: "\n")
+      .filter { $0.hasPrefix("\(name){") }.compactMap { $0.split(separator: " ").last.flatMap { Int($0) } }
   }
 
-  @Test("AF_XDP has one worker: the log says so")
-  func steered() throws {
-    let test = try WorkersAgentTests.cluster("workersxdp", "ports: af_xdp")
+  @Test(
+    "by AF_XDP each worker has a queue of each device, or its packet socket where the underlay has fewer; also when that is asked for later",
+    arguments: [1, 2])
+  func steered(_ queues: Int) throws {
+    let test = try WorkersAgentTests.cluster("workersxdp", "ebpf: 'off'")
     defer { test.lab.cleanUp() }
+    for node in test.cluster.nodes {
+      try node.namespace.withNamespace { try XDPPort.raiseQueues(of: "eth0", to: queues) }
+    }
     let agents = try test.start()
-    #expect(try workers(agents[0]) == 1)
-    #expect(test.cluster.logText(of: test.a).contains("workers: 2 are asked for, but AF_XDP's ports have one"))
+    for agent in agents { #expect(try workers(agent) == 2) }
+    #expect(try metric("kalsae_xdp_sockets", test.a) == [])
+    try test.cluster.configureNodes("workers: 2", "ports: af_xdp")
+    try test.cluster.setMode(.vxlan)
+    for node in test.cluster.nodes {
+      // The underlay's, and those of two pods with two queues each.
+      try waitUntil("a socket at each queue") {
+        try metric("kalsae_xdp_sockets", node).sorted() == [queues, 2, 2].sorted()
+      }
+    }
+    let (a, b) = (test.a.pods, test.b.pods)
+    try test.exchange([(a[0], b[0]), (b[1], a[0]), (a[0], a[1]), (a[2], b[1]), (b[0], a[2])])
+    #expect(try a[0].namespace.ping("\(b[0].ipv4)", count: 2, size: 20_000).isComplete)
+    #expect(try test.a.namespace.ping("\(b[1].ipv4)", count: 2).isComplete)
+    for node in test.cluster.nodes {
+      let counts = try metric("kalsae_worker_received_packets_total", node)
+      #expect(counts.count == 2 && counts.allSatisfy { $0 > 100 }, "\(counts)")
+      let ports = try test.cluster.ask("ports", node)
+      #expect(sum(of: "receiveErrors", in: ports) == 0 && sum(of: "sendErrors", in: ports) == 0, "\(ports)")
+    }
+    try test.cluster.configureNodes("workers: 2", "ports: af_packet")
+    for node in test.cluster.nodes {
+      try waitUntil("packet sockets again") { try metric("kalsae_xdp_sockets", node) == [] }
+    }
+    try test.exchange([(a[0], b[0]), (b[1], a[0])])
   }
 }

@@ -28,22 +28,33 @@ private final class XDPLine {
     steerer = try Steerer(Steering())
   }
 
-  func open(_ name: String, slots: Int = 512, behind: AFPacketPort? = nil) throws -> XDPPort {
+  func open(
+    _ name: String, slots: Int = 512, queues: [Int]? = nil, behind: AFPacketPort? = nil, beside: XDPPort? = nil
+  ) throws -> XDPPort {
     var options = XDPPort.Options()
     options.namespace = f.path
     options.slots = slots
-    return try XDPPort(interface: name, memory: memory, behind: behind, options: options)
+    options.queues = queues
+    return try XDPPort(interface: name, memory: memory, behind: behind, beside: beside, options: options)
+  }
+
+  /// Has all devices receive and send by this many queues.
+  func raiseQueues(to count: Int) throws {
+    for (namespace, device) in [(a, "eth0"), (b, "eth0"), (f, "fa"), (f, "fb")] {
+      try namespace.withNamespace { try XDPPort.raiseQueues(of: device, to: count) }
+    }
   }
 
   /// Has the device's packets come in by the port: all, or what is `steering`'s.
-  func steer(_ port: XDPPort, isShared: Bool = false) throws {
+  func steer(_ port: XDPPort, _ others: [XDPPort] = [], isShared: Bool = false) throws {
     if isShared {
       steering.sharedDevices.append(port.interfaceIndex)
     } else {
       steering.ownDevices.append(port.interfaceIndex)
     }
     try steerer.set(steering)
-    try steerer.setSocket(port.socketDescriptor, of: port.interfaceIndex)
+    let sockets = ([port] + others).flatMap(\.socketDescriptors)
+    try steerer.setSockets(sockets, of: port.interfaceIndex)
     try f.withNamespace { try steerer.attach(to: port.interfaceIndex) }
   }
 
@@ -55,8 +66,10 @@ private final class XDPLine {
 
   func leave(_ interface: Int32) throws {
     steerer.detach(from: interface)
-    try steerer.setSocket(nil, of: interface)
+    try steerer.setSockets([], of: interface)
   }
+
+  var counted: (taken: UInt64, withoutSocket: UInt64, passed: UInt64) { steerer.counted }
 
   /// What the kernel says of a device.
   func description(_ name: String) throws -> String {
@@ -101,6 +114,84 @@ struct XDPTests {
     // Nothing is left: no program, no frame.
     #expect(try !line.description("fa").contains("prog/xdp"))
     #expect(line.memory.free == all)
+  }
+
+  @Test("the queues of a device are dealt out to ports, each with a thread of its own, and pings and TCP pass by all")
+  func dealtOut() throws {
+    let line = try XDPLine("xdpqueues", chunks: 8192)
+    defer { line.lab.cleanUp() }
+    try line.raiseQueues(to: 2)
+    let all = line.memory.free
+    func run() throws {
+      let (fa0, fb0) = (try line.open("fa", queues: [0]), try line.open("fb", queues: [0]))
+      let (fa1, fb1) = (
+        try line.open("fa", queues: [1], beside: fa0), try line.open("fb", queues: [1], beside: fb0)
+      )
+      #expect(fa0.socketDescriptors.map(\.queue) == [0] && fa1.socketDescriptors.map(\.queue) == [1])
+      #expect(fa0.bundling === fa1.bundling)
+      #expect(line.memory.free == all - 4 * 512)
+      try line.steer(fa0, [fa1])
+      try line.steer(fb0, [fb1])
+      let forwarders = [try Forwarder(fa0, fb0), try Forwarder(fa1, fb1)]
+      #expect(try line.a.ping("10.1.0.2", count: 3).isComplete)
+      #expect(try line.b.ping("fd01::1", count: 3).isComplete)
+      let payload = try Payload(byteCount: 1 << 20)
+      // The sender's stack deals its connections out to the queues of its device.
+      for _ in 0..<12 { try line.lab.transfer(payload, from: line.a, to: line.b, address: IPAddress("10.1.0.2")!) }
+      for forwarder in forwarders { forwarder.stop() }
+      for (from, to) in [(fa0, fb0), (fa1, fb1)] {
+        #expect(from.statistics.receivedFrames > 100, "queue \(from.socketDescriptors[0].queue)")
+        #expect(from.statistics.receivedFrames == to.statistics.sentFrames + to.statistics.sendErrors)
+        #expect(to.counters.sentCopies == 0 && to.counters.invalidTransmit == 0)
+      }
+      #expect(line.counted.withoutSocket == 0)
+      for port in [fa0, fb0] { try line.leave(port.interfaceIndex) }
+    }
+    try run()
+    #expect(line.memory.free == all)
+  }
+
+  @Test("a port takes what comes by all of its queues; what comes by another one goes on to the packet socket")
+  func severalQueues() throws {
+    let line = try XDPLine("xdpseveral", chunks: 8192)
+    defer { line.lab.cleanUp() }
+    try line.raiseQueues(to: 2)
+    try line.a.ip("neigh add 10.1.0.9 lladdr 02:00:00:00:00:09 dev eth0")
+    let sendAll =
+      "import socket\nfor p in range(20000, 20064):\n s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); "
+      + "s.bind(('10.1.0.1', p)); s.sendto(b'x' * 20, ('10.1.0.9', 9))"
+    func ports(_ port: XDPPort, _ count: Int) throws -> [Int] {
+      try line.a.run("/usr/bin/python3", "-c", sendAll).check()
+      var batch = FrameBatch(capacity: 24)
+      var found: [Int] = []
+      try waitUntil("the datagrams") {
+        if port.receive(into: &batch) > 0 {
+          for i in 0..<batch.count where batch[i].octets[u16: 12] == 0x0800 && batch[i].octets[23] == 17 {
+            found.append(Int(batch[i].octets[u16: 34]))
+          }
+          port.release(&batch)
+        }
+        return found.count >= count
+      }
+      return found.sorted()
+    }
+    func run(_ queues: [Int], isOnly: Bool) throws {
+      var options = AFPacketPort.Options.pod
+      options.namespace = line.f.path
+      let behind = isOnly ? nil : try AFPacketPort(interface: "fa", options: options)
+      let port = try line.open("fa", queues: queues, behind: behind)
+      try line.steer(port)
+      let before = line.counted.withoutSocket
+      // Whichever way they come, each comes once.
+      #expect(try ports(port, 64) == Array(20000..<20064))
+      let passed = line.counted.withoutSocket - before
+      #expect(isOnly ? passed == 0 : passed > 0)
+      if let behind { #expect(behind.statistics.receivedFrames >= passed) }
+      try line.leave(port.interfaceIndex)
+    }
+    try run([0, 1], isOnly: true)
+    try run([1], isOnly: false)
+    #expect(line.memory.free == line.memory.chunks)
   }
 
   @Test("frames that find no room are counted, and afterwards everything is as before")
@@ -277,6 +368,12 @@ struct XDPTests {
     #expect(memory.free == 1024)
     let port = try line.open(fa, slots: 64)
     #expect(refusal(fa, slots: 64)?.code == EBUSY)
+    let beyond = #expect(throws: PortError.self) { try line.open(fa, slots: 64, queues: [0, 1]) }
+    #expect(beyond?.description.contains("use AF_XDP at the queues [0, 1]: it receives by 1") == true)
+    let many = #expect(throws: PortError.self) {
+      try line.f.withNamespace { try XDPPort.raiseQueues(of: fa, to: 5000) }
+    }
+    #expect(many?.code == ERANGE)
     #expect(memory.free == 1024 - 64)
     withExtendedLifetime(port) {}
   }

@@ -70,7 +70,7 @@ extension Agent {
   private var openPorts: [(index: PortIndex, port: any Port, pod: ObjectKey?)] {
     var list: [(index: PortIndex, port: any Port, pod: ObjectKey?)] = []
     if let host { list.append((host.index, host.port, nil)) }
-    if let underlay { list.append((underlay.index, underlay.xdp ?? underlay.port, nil)) }
+    if let underlay { list.append((underlay.index, underlay.ports[0], nil)) }
     list += pods.map { ($0.value.index, $0.value.port, $0.key) }
     return list.sorted { $0.index.rawValue < $1.index.rawValue }
   }

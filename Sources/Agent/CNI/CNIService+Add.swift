@@ -55,6 +55,8 @@ extension CNIService {
   /// What the control side says before anything is made.
   struct Facts: Sendable {
     var mtu: Int
+    /// The queues of its device.
+    var queues: Int
     var refusal: CNIError?
   }
 
@@ -63,6 +65,7 @@ extension CNIService {
     let facts = try onControl(settles: false) { agent in
       Facts(
         mtu: agent.compiler.podMTU,
+        queues: agent.wantedQueues,
         refusal: pod.flatMap { CNIService.unknownPolicy(of: $0, agent.compiler.state) })
     }
     if let refusal = facts.refusal { throw refusal }
@@ -124,7 +127,7 @@ extension CNIService {
       record.mac = request.configuration.runtime.mac ?? record.addresses.first.map { MACAddress(pod: $0) }
     }
     let mtu = request.configuration.mtu.map { min($0, facts.mtu) } ?? facts.mtu
-    if !record.isForeign { try makeInterface(record, namespace, mtu) }
+    if !record.isForeign { try makeInterface(record, namespace, mtu, facts.queues) }
     let entered = enter(record)
     // A TAP device comes with its port, which the control side opens; of a veth pair both ends are made ready at once.
     if record.type == .tap { try confirm(entered, record) }
@@ -182,16 +185,19 @@ extension CNIService {
   static func hostMTU(_ mtu: Int) -> Int { max(mtu, 1500) }
 
   private func makeInterface(
-    _ record: AttachmentRecord, _ namespace: NetworkNamespace, _ mtu: Int
+    _ record: AttachmentRecord, _ namespace: NetworkNamespace, _ mtu: Int, _ queues: Int
   ) throws(CNIError) {
     guard record.type == .veth else { return }
     do throws(NodeError) {
       // The host's end keeps the largest MTU: the kernel drops what is larger than the receiving end's without a word,
-      // and the data plane would not get to say so (NODE-6).
+      // and the data plane would not get to say so (NODE-6). With a queue for each worker the pod's stack deals its flows
+      // out to them.
+      let queues = queues > 1 ? queues : nil
       try netlink.addVeth(
         .init(
-          record.hostInterface, mac: PodAttachment.hostMAC, mtu: CNIService.hostMTU(mtu), alias: record.alias),
-        .init(record.attachment.interface, mac: record.mac, namespace: namespace, mtu: mtu))
+          record.hostInterface, mac: PodAttachment.hostMAC, mtu: CNIService.hostMTU(mtu), alias: record.alias,
+          queues: queues),
+        .init(record.attachment.interface, mac: record.mac, namespace: namespace, mtu: mtu, queues: queues))
     } catch { throw CNIService.kernel(error) }
   }
 

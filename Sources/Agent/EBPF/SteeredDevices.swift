@@ -9,12 +9,14 @@ final class SteeredDevices {
   let memory: XDPMemory
   private let steerer: Steerer
   private var steering = Steering()
+  private var podsOpened = 0
   /// Why a device is left to a packet socket, until the setting changes.
   private(set) var refusals: [Int32: String] = [:]
 
-  /// As many as wait for the worker while somebody else has its processor.
+  /// As many as wait for the workers while somebody else has their processors; and the fewest for one queue of several.
   private static let podSlots = 2048
   private static let underlaySlots = 4096
+  private static let leastSlots = 128
 
   /// `mtu`: of the devices.
   init(frames: Int, mtu: Int) throws {
@@ -22,37 +24,54 @@ final class SteeredDevices {
     steerer = try Steerer(steering)
   }
 
-  /// Opens a pod's device, all of whose packets are the data plane's.
-  func openPod(_ interface: Int32) throws -> XDPPort {
-    var options = XDPPort.Options()
-    options.slots = SteeredDevices.podSlots
-    return try open(interface, options) { $0.ownDevices.append(interface) }
+  /// Opens a pod's device, all of whose packets are the data plane's: a port for each worker, so that each has a queue to
+  /// receive and send by.
+  func openPod(_ link: KernelLink, workers: Int) throws -> [XDPPort] {
+    if workers > 1 { try XDPPort.raiseQueues(of: link.name, to: workers) }
+    let behind = [AFPacketPort?](repeating: nil, count: workers)
+    // Pods whose stacks send by one queue are so dealt out to the workers.
+    podsOpened += 1
+    return try open(link.index, link.name, behind, SteeredDevices.podSlots, shift: podsOpened) {
+      $0.ownDevices.append(link.index)
+    }
   }
 
-  /// Opens the underlay's device, which is shared with the host; `port` gets what the program passes on.
-  func openUnderlay(_ port: AFPacketPort, _ classifier: PacketClassifier) throws -> XDPPort {
-    var options = XDPPort.Options()
-    options.slots = SteeredDevices.underlaySlots
-    return try open(port.interfaceIndex, behind: port, options) {
-      $0.sharedDevices.append(port.interfaceIndex)
+  /// Opens the underlay's device, which is shared with the host. `ports`, one for each worker or the only one that receives,
+  /// get what the program passes on. Workers beyond the device's queues get no port.
+  func openUnderlay(_ ports: [AFPacketPort], _ classifier: PacketClassifier) throws -> [XDPPort] {
+    let (name, interface) = (ports[0].name, ports[0].interfaceIndex)
+    let behind = ports.prefix(XDPPort.queues(of: name))
+    return try open(interface, name, Array(behind), SteeredDevices.underlaySlots) {
+      $0.sharedDevices.append(interface)
       $0.take(classifier)
     }
   }
 
+  /// Opens as many ports as there are in `behind`, which the queues of the device are dealt out to.
   private func open(
-    _ interface: Int32, behind: AFPacketPort? = nil, _ options: XDPPort.Options, _ change: (inout Steering) -> Void
-  ) throws -> XDPPort {
-    let port = try XDPPort(interface: interface, memory: memory, behind: behind, options: options)
+    _ interface: Int32, _ name: String, _ behind: [AFPacketPort?], _ slots: Int, shift: Int = 0,
+    _ change: (inout Steering) -> Void
+  ) throws -> [XDPPort] {
+    let queues = XDPPort.queues(of: name)
+    var options = XDPPort.Options()
+    options.slots = slots
+    while options.slots > SteeredDevices.leastSlots, options.slots * queues > slots { options.slots /= 2 }
+    var ports: [XDPPort] = []
+    for (number, port) in behind.enumerated() {
+      options.queues = Array(stride(from: (number + shift) % behind.count, to: queues, by: behind.count))
+      ports.append(
+        try XDPPort(interface: interface, memory: memory, behind: port, beside: ports.first, options: options))
+    }
     change(&steering)
     do {
       try steerer.set(steering)
-      try steerer.setSocket(port.socketDescriptor, of: interface)
+      try steerer.setSockets(ports.flatMap(\.socketDescriptors), of: interface)
       try steerer.attach(to: interface)
     } catch {
       close(interface)
       throw error
     }
-    return port
+    return ports
   }
 
   /// Follows what is the data plane's of the packets that the underlay's device brings.
@@ -64,7 +83,7 @@ final class SteeredDevices {
   /// Takes the program from a device; what comes next the packet socket gets, if there is one.
   func close(_ interface: Int32) {
     steerer.detach(from: interface)
-    try? steerer.setSocket(nil, of: interface)
+    try? steerer.setSockets([], of: interface)
     steering.ownDevices.removeAll { $0 == interface }
     steering.sharedDevices.removeAll { $0 == interface }
     try? steerer.set(steering)
@@ -108,13 +127,6 @@ extension Agent {
       return
     }
     guard steered == nil, steeringRefusal == nil else { return }
-    guard workers.count == 1 else {
-      steeringRefusal = "there are \(workers.count) workers"
-      return trouble(
-        Agent.steeringSubject,
-        "no AF_XDP by \(workers.count) workers: packet sockets are used; start with one",
-        level: .warning)
-    }
     let mtu = max(1500, findUnderlay()?.mtu ?? 0)
     do {
       steered = try SteeredDevices(frames: compiler.settings.xdpFrames, mtu: mtu)
@@ -127,7 +139,8 @@ extension Agent {
 
   /// Lets go of AF_XDP's memory where it is not wanted and nobody uses it any more.
   func leaveSteering() {
-    guard compiler.settings.ports != .afXDP, underlay?.xdp == nil, !pods.values.contains(where: { $0.port is XDPPort })
+    guard compiler.settings.ports != .afXDP, underlay?.xdp.isEmpty ?? true,
+      !pods.values.contains(where: \.isSteered)
     else { return }
     steered = nil
   }
@@ -138,17 +151,20 @@ extension Agent {
     return !isSteered && steered.refusals[interface] == nil
   }
 
-  /// The AF_XDP port of a device; nil where a packet socket has to do, and the log says why.
-  func openSteered(_ interface: Int32, _ label: String, _ open: (SteeredDevices) throws -> XDPPort) -> XDPPort? {
-    guard compiler.settings.ports == .afXDP, let steered, steered.refusals[interface] == nil else { return nil }
+  /// The queues that a device wants so that each worker has one.
+  var wantedQueues: Int { compiler.settings.ports == .afXDP ? workers.count : 1 }
+
+  /// The AF_XDP ports of a device; none where packet sockets have to do, and the log says why.
+  func openSteered(_ interface: Int32, _ label: String, _ open: (SteeredDevices) throws -> [XDPPort]) -> [XDPPort] {
+    guard compiler.settings.ports == .afXDP, let steered, steered.refusals[interface] == nil else { return [] }
     do {
-      let port = try open(steered)
-      if let refusal = port.moderationRefusal { log.notice("\(label): \(refusal)") }
-      return port
+      let ports = try open(steered)
+      if let refusal = ports.lazy.compactMap(\.moderationRefusal).first { log.notice("\(label): \(refusal)") }
+      return ports
     } catch {
       steered.refuse(interface, "\(error)")
       log.warning("\(label): no AF_XDP: \(error): a packet socket is used")
-      return nil
+      return []
     }
   }
 }

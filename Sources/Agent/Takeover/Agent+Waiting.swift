@@ -9,11 +9,11 @@ extension Agent {
   /// For how long frames are worth sending on, in nanoseconds: later their senders have sent them again.
   private static let waitingLifetime: UInt64 = 1_000_000_000
 
-  /// All ports by names that the next agent has too.
-  private var portsByName: [(name: String, index: PortIndex, port: any Port)] {
-    var result = pods.values.map { ($0.attachment.interface, $0.index, $0.port) }
-    if let underlay { result.append((underlay.port.name, underlay.index, underlay.port)) }
-    if let host { result.append((host.port.name, host.index, host.port)) }
+  /// All ports by names that the next agent has too, those of each name in the workers' order.
+  private var portsByName: [(name: String, index: PortIndex, ports: [any Port])] {
+    var result = pods.values.map { ($0.attachment.interface, $0.index, $0.ports) }
+    if let underlay { result.append((underlay.port.name, underlay.index, [underlay.port] + underlay.others)) }
+    if let host { result.append((host.port.name, host.index, [host.port])) }
     return result
   }
 
@@ -21,8 +21,7 @@ extension Agent {
   /// have all under way that they will send without an answer.
   func saveWaiting() {
     var waiting = WaitingFrames(time: kalsae_monotonic())
-    for (name, _, port) in portsByName { waiting.take(from: port, named: name) }
-    if let underlay { for port in underlay.others { waiting.take(from: port, named: underlay.port.name) } }
+    for (name, _, ports) in portsByName { for port in ports { waiting.take(from: port, named: name) } }
     guard waiting.count > 0 else { return }
     _ = FlowFile.save(waiting.octets(owner: AttachmentStore.boot), as: .frames, in: configuration.dataDirectory)
   }
@@ -45,9 +44,9 @@ extension Agent {
       kalsae_monotonic() &- waiting.time < Agent.waitingLifetime
     else { return }
     var moved = 0
-    for (name, index, port) in portsByName {
+    for (name, index, ports) in portsByName {
       guard let frames = waiting.frames[name] else { continue }
-      let memory = MemoryPort(name: name, mtu: port.mtu, capabilities: port.capabilities)
+      let memory = MemoryPort(name: name, mtu: ports[0].mtu, capabilities: ports[0].capabilities)
       for frame in frames { memory.enqueue(frame) }
       moved += move(from: memory, at: index)
     }

@@ -115,8 +115,8 @@ extension Agent {
     workers.stop()
     pauseOffload()
     // The other one puts its own programs there; its packet socket is the same.
-    for open in pods.values where open.port is XDPPort { steered?.close(open.interface) }
-    if let underlay, underlay.xdp != nil { steered?.close(underlay.port.interfaceIndex) }
+    for open in pods.values where open.isSteered { steered?.close(open.interface) }
+    if let underlay, !underlay.xdp.isEmpty { steered?.close(underlay.port.interfaceIndex) }
     var view = HandoverView(names: [], ports: [], restore: restore.map { [$0.name, $0.value] })
     var flows: [UInt8] = []
     dataPath.change { tables in

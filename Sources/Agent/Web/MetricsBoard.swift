@@ -133,7 +133,9 @@ final class MetricsBoard: Sendable {
         dataPath.port(entry.index).map {
           (
             name: entry.name, statistics: dataPath.statistics(of: entry.index), kind: $0.kindName,
-            xdp: ($0 as? XDPPort)?.counters
+            xdp: dataPath.ports(entry.index).compactMap { $0 as? XDPPort }.map {
+              (sockets: $0.socketDescriptors.count, counters: $0.counters)
+            }
           )
         }
       }
@@ -144,6 +146,11 @@ final class MetricsBoard: Sendable {
           pipeline.tableUse + tables.use, pipeline.evictions, pipeline.offloadTotals
         )
       }
+    }
+    let byWorker = dataPath.change { _ in dataPath.lanes.map(\.receivedFrames) }
+    text.begin("kalsae_worker_received_packets_total", .counter, "Packets that came in, by the worker that took them.")
+    for (number, packets) in byWorker.enumerated() {
+      text.sample("kalsae_worker_received_packets_total", ["worker": "\(number)"], packets)
     }
     text.begin("kalsae_drops_total", .counter, "Packets that were not sent on, by reason.")
     var byReason: [DropReason: UInt64] = [:]
@@ -182,7 +189,16 @@ final class MetricsBoard: Sendable {
     }
     text.begin("kalsae_port_info", .gauge, "How packets come and go, by port.")
     for port in ports { text.sample("kalsae_port_info", ["port": port.name, "kind": port.kind], 1) }
-    let steered = ports.compactMap { port in port.xdp.map { (name: port.name, counters: $0) } }
+    let steered = ports.filter { !$0.xdp.isEmpty }.map { port in
+      (
+        name: port.name, sockets: port.xdp.reduce(0) { $0 + $1.sockets },
+        counters: port.xdp.reduce(XDPPort.Counters()) { $0 + $1.counters }
+      )
+    }
+    if !steered.isEmpty {
+      text.begin("kalsae_xdp_sockets", .gauge, "AF_XDP sockets, one for each queue of the device that has one.")
+      for port in steered { text.sample("kalsae_xdp_sockets", ["port": port.name], port.sockets) }
+    }
     for (name, help, value) in [
       (
         "receive_dropped", "Packets that found no room, or were too long.",

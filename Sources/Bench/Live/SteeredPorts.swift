@@ -23,7 +23,7 @@ final class SteeredPorts {
     let port = try XDPPort(interface: interface, memory: memory, options: options)
     steering.ownDevices.append(port.interfaceIndex)
     try steerer.set(steering)
-    try steerer.setSocket(port.socketDescriptor, of: port.interfaceIndex)
+    try steerer.setSockets(port.socketDescriptors, of: port.interfaceIndex)
     try namespace.withNamespace { try steerer.attach(to: port.interfaceIndex) }
     return port
   }

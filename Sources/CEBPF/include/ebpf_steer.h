@@ -6,9 +6,11 @@
 /// what the other maps say.
 #define KALSAE_STEER_ALL 1
 #define KALSAE_STEER_SHARED 2
-#define KALSAE_STEER_KIND 0xff
-/// Behind that, the place of the socket of its first queue in `steer_sockets`; 0: none.
-#define KALSAE_STEER_PLACE 8
+#define KALSAE_STEER_KIND 3
+/// Behind that, how many of its queues have a place in `steer_sockets`, one after the other, and the place of the first.
+#define KALSAE_STEER_QUEUES 2
+#define KALSAE_STEER_PLACE 12
+#define KALSAE_STEER_MOST_QUEUES 1023
 
 /// `steer_addresses`: which ports of an address are the data plane's: the number of a group in `steer_ports`, 0 for none;
 /// and whether tunnels end there.

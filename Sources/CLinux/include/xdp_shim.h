@@ -70,6 +70,9 @@ int kalsae_xdp_open_timeout(const char *device);
 int kalsae_xdp_set_timeout(int descriptor, uint64_t nanoseconds);
 /// How many queues the device of that name receives by; 1 where it does not say.
 uint32_t kalsae_xdp_queues(const char *device);
+/// Has the device of that name, in the calling thread's network namespace, receive and send by at least `count` queues each
+/// where its driver counts them apart, as a veth pair's does. 0 or a negated errno; ERANGE: it has not so many.
+int kalsae_xdp_raise_queues(const char *device, uint32_t count);
 
 /// Has the kernel move what it has for the socket now, without waiting: received packets, and those in the transmit ring.
 /// 0 or a negated errno.

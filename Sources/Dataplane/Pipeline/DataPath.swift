@@ -54,9 +54,12 @@ public final class DataPath: @unchecked Sendable {
 
   /// The port at a place, by whichever lane its packets come in; nil: none. Inside `change`.
   public func port(_ index: PortIndex) -> (any Port)? {
-    let all = lanes.compactMap { $0[port: index] }
+    let all = ports(index)
     return all.first { $0.descriptor != nil } ?? all.first
   }
+
+  /// What the lanes have at a place, in their order. Inside `change`.
+  public func ports(_ index: PortIndex) -> [any Port] { lanes.compactMap { $0[port: index] } }
 
   /// What was counted at a place, by all lanes together. Inside `change`.
   public func statistics(of index: PortIndex) -> PortStatistics {
@@ -94,6 +97,8 @@ public final class Lane: @unchecked Sendable {
   private let outbox: Outbox?
   private var ports = PortSet()
   private var batch = FrameBatch()
+  /// The frames that have come in by this lane. Inside `DataPath.change`.
+  public private(set) var receivedFrames: UInt64 = 0
   fileprivate var tables: UnsafeMutablePointer<Tables>!
   private let gate: Gate
   private let turn: Gate.Turn
@@ -130,6 +135,7 @@ public final class Lane: @unchecked Sendable {
     batch.ingress = index
     let count = port.receive(into: &batch)
     guard count > 0 else { return 0 }
+    receivedFrames &+= UInt64(truncatingIfNeeded: count)
     let time: UInt64 =
       switch now {
       case .at(let nanoseconds): nanoseconds

@@ -45,8 +45,8 @@ public final class Steerer {
   private let targets: BPFMap<kalsae_address, UInt32>
   private let sockets: BPFMap<UInt32, UInt32>
   private let counts: Descriptor
-  /// Where the sockets of devices are in `steer_sockets`.
-  private var places: [Int32: UInt32] = [:]
+  /// Where the sockets of devices' queues are in `steer_sockets`.
+  private var places: [Int32: Range<UInt32>] = [:]
   private var steering = Steering()
   /// What keeps the program at devices.
   private var links: [Int32: Descriptor] = [:]
@@ -161,7 +161,9 @@ public final class Steerer {
 
   /// What `steer_devices` says of a device.
   private func word(_ device: Int32, _ kind: UInt32) -> UInt32 {
-    kind | (places[device] ?? 0) << UInt32(KALSAE_STEER_PLACE)
+    guard let places = places[device] else { return kind }
+    return kind | UInt32(places.count) << UInt32(KALSAE_STEER_QUEUES)
+      | places.lowerBound << UInt32(KALSAE_STEER_PLACE)
   }
 
   /// The fewest prefixes that hold the ports of a range and no others.
@@ -178,22 +180,33 @@ public final class Steerer {
     return list
   }
 
-  /// Hands what is steered of a device to an AF_XDP socket, which is bound to the device's only queue; nil: to none any more.
-  /// A socket that is closed goes by itself.
-  public func setSocket(_ socket: Int32?, of interface: Int32) throws(EBPFError) {
-    if let socket {
-      let taken = Set(places.values)
-      guard let place = places[interface] ?? (1..<UInt32(sockets.limit)).first(where: { !taken.contains($0) }) else {
-        throw EBPFError("there are \(sockets.limit) sockets already")
-      }
-      try sockets.write([place], [UInt32(socket)])
-      places[interface] = place
+  /// Hands what is steered of a device to AF_XDP sockets, each bound to one of the device's queues; none: to nobody any more.
+  /// What comes by a queue without one goes on to the packet socket. A socket that is closed goes by itself.
+  public func setSockets(_ sockets: [(queue: Int, descriptor: Int32)], of interface: Int32) throws(EBPFError) {
+    if let old = places.removeValue(forKey: interface) {
       try set(steering)
-    } else if let place = places.removeValue(forKey: interface) {
-      try set(steering)
-      // It may have gone with its socket.
-      try? sockets.remove([place])
+      // They may have gone with their sockets.
+      for place in old { try? self.sockets.remove([place]) }
     }
+    guard let last = sockets.map(\.queue).max() else { return }
+    guard last < KALSAE_STEER_MOST_QUEUES, let room = room(for: UInt32(last + 1)) else {
+      throw EBPFError("there is no room for \(last + 1) sockets more: there are \(self.sockets.limit) in all")
+    }
+    for socket in sockets {
+      try self.sockets.write([room.lowerBound + UInt32(socket.queue)], [UInt32(socket.descriptor)])
+    }
+    places[interface] = room
+    try set(steering)
+  }
+
+  /// Places in a row that nobody has. Place 0 is nobody's ever.
+  private func room(for count: UInt32) -> Range<UInt32>? {
+    var start: UInt32 = 1
+    for taken in places.values.sorted(by: { $0.lowerBound < $1.lowerBound }) {
+      if taken.lowerBound - start >= count { break }
+      start = taken.upperBound
+    }
+    return Int(start + count) <= sockets.limit ? start..<(start + count) : nil
   }
 
   /// Has the packets of a device of the caller's network namespace steered, until it is detached or the steerer goes; in

@@ -13,8 +13,8 @@ public final class Bundling: Sendable {
 }
 
 /// Has a device hold packets back for some microseconds while many come, so that the kernel and the worker take them together,
-/// and deliver each at once while few do.
-struct Moderation: ~Copyable {
+/// and deliver each at once while few do. Ports at several queues of the device share it.
+final class Moderation: Sendable {
   /// Nanoseconds that packets are held back. Of 10, 20, 50 and 100 µs, 50 carried the most small packets.
   private static let time: UInt64 = 50_000
   /// The length of a window in which packets are counted, and how many make the device begin and cease.
@@ -22,12 +22,14 @@ struct Moderation: ~Copyable {
   private static let many: UInt64 = 50
   private static let few: UInt64 = 20
 
+  /// Says whether packets come in bundles now.
+  let bundling = Bundling()
   private let device: String
   private let namespace: String?
   private let former: kalsae_xdp_moderation
   private let descriptor: Int32
-  private var windowStart: UInt64 = 0
-  private var packets: UInt64 = 0
+  private let windowStart = Atomic<UInt64>(0)
+  private let packets = Atomic<UInt64>(0)
 
   /// In the device's network namespace, which `namespace` names.
   init(_ device: String, namespace: String?) throws(PortError) {
@@ -58,13 +60,14 @@ struct Moderation: ~Copyable {
   }
 
   /// Counts packets, and has the device begin or cease to hold some back.
-  mutating func note(_ count: Int, at now: UInt64, _ bundling: Bundling) {
-    packets &+= UInt64(truncatingIfNeeded: count)
-    let elapsed = now &- windowStart
-    guard elapsed >= Moderation.window else { return }
-    let rate = packets &* Moderation.window / elapsed
-    windowStart = now
-    packets = 0
+  func note(_ count: Int, at now: UInt64) {
+    if count > 0 { packets.wrappingAdd(UInt64(truncatingIfNeeded: count), ordering: .relaxed) }
+    let start = windowStart.load(ordering: .relaxed)
+    // Unsigned: another worker's window may have begun a moment later than this one's now.
+    guard now > start, now &- start >= Moderation.window,
+      windowStart.compareExchange(expected: start, desired: now, ordering: .relaxed).exchanged
+    else { return }
+    let rate = packets.exchange(0, ordering: .relaxed) &* Moderation.window / (now &- start)
     let wanted = rate >= (bundling.isOn ? Moderation.few : Moderation.many)
     guard wanted != bundling.isOn, kalsae_xdp_set_timeout(descriptor, wanted ? Moderation.time : 0) == 0 else { return }
     bundling.isOn = wanted

@@ -4,17 +4,20 @@ import CLinux
 public import Dataplane
 import Glibc
 
-/// A port on a network device of the kernel, by an AF_XDP socket: a program at the device hands it frames before the kernel
-/// has made packets of them, into memory that all such ports share, and what goes out by another one is not copied here.
+/// A port on a network device of the kernel, by AF_XDP sockets, one for each queue of the device that is the port's: a program
+/// at the device hands them frames before the kernel has made packets of them, into memory that all such ports share, and what
+/// goes out by another one is not copied here. Several ports, each with queues of its own, can be on one device.
 ///
-/// The port gets nothing until a program redirects to its `socket`. It carries single frames up to `mtu`; what the program
+/// The port gets nothing until a program redirects to its `sockets`. It carries single frames up to `mtu`; what the program
 /// passes on comes in by the port that is `behind` it, where there is one, and super-frames go out by that.
 public final class XDPPort: Port {
   public struct Options: Sendable {
     /// The network namespace of the device, `/run/netns/NAME` for example; nil for the current one.
     public var namespace: String?
-    /// The frames that can wait to be received, and as many to be sent: a power of two from 64 to 32,768. So much of the memory
-    /// is the port's.
+    /// The queues of the device that are the port's; nil: all that it receives by.
+    public var queues: [Int]?
+    /// The frames that can wait to be received by each queue, and as many to be sent: a power of two from 64 to 32,768. So much
+    /// of the memory is the port's for each.
     public var slots = 2048
     /// Whether the device holds packets back for some microseconds while many come.
     public var moderates = true
@@ -25,7 +28,7 @@ public final class XDPPort: Port {
   /// What became of the device.
   public enum State: Sendable, Equatable { case up, down, removed }
 
-  /// What the kernel counts for the socket.
+  /// What the kernel counts for the port's sockets.
   public struct Counters: Sendable, Equatable {
     /// Frames that found no chunk in the fill ring, or were too long.
     public var receiveDropped: UInt64 = 0
@@ -43,6 +46,22 @@ public final class XDPPort: Port {
     /// Frames that went out by descriptor, and those that had to be copied.
     public var sentInPlace: UInt64 = 0
     public var sentCopies: UInt64 = 0
+
+    public init() {}
+
+    public static func + (a: Counters, b: Counters) -> Counters {
+      var sum = a
+      sum.receiveDropped += b.receiveDropped
+      sum.receiveRingFull += b.receiveRingFull
+      sum.fillRingEmpty += b.fillRingEmpty
+      sum.transmitRingEmpty += b.transmitRingEmpty
+      sum.invalidReceive += b.invalidReceive
+      sum.invalidTransmit += b.invalidTransmit
+      sum.finishedChecksums += b.finishedChecksums
+      sum.sentInPlace += b.sentInPlace
+      sum.sentCopies += b.sentCopies
+      return sum
+    }
   }
 
   public let name: String
@@ -54,23 +73,27 @@ public final class XDPPort: Port {
   public private(set) var state: State = .up
   public var capabilities: PortCapabilities { behind?.capabilities ?? [] }
   public var isExhausted: Bool { state == .removed }
-  public var descriptor: Int32? { socket.descriptor }
-  /// The AF_XDP socket, for the program's map.
-  public var socketDescriptor: Int32 { socket.descriptor }
+  public var descriptor: Int32? { sender.descriptor }
+  /// The AF_XDP sockets by the device's queues, for the program's map.
+  public var socketDescriptors: [(queue: Int, descriptor: Int32)] { sockets.map { ($0.queue, $0.descriptor) } }
   /// Whether the device's driver reads and writes the memory itself; else the kernel copies once.
-  public var isZeroCopy: Bool { socket.isZeroCopy }
+  public var isZeroCopy: Bool { sender.isZeroCopy }
   /// Why the device holds no packets back under load although it was to; nil: it does, or was not to.
   public private(set) var moderationRefusal: PortError?
   /// What takes the frames that the program passes on, and sends super-frames; its frames come in by this port.
   public let behind: AFPacketPort?
   /// Says whether packets come in bundles now.
-  public let bundling = Bundling()
+  public let bundling: Bundling
   let memory: XDPMemory
 
-  private let socket: XDPSocket
+  /// One for each queue, and the first of them, by which all frames go out.
+  private let sockets: [XDPSocket]
+  private let sender: XDPSocket
+  /// Which of the sockets is looked at first.
+  private var turn = 0
   private let options: Options
   private let number: UInt16
-  private var moderation: Moderation?
+  private let moderation: Moderation?
   /// Chunks that are handed out with a batch.
   private var handedOut: ChunkList
   /// Chunks that wait for use.
@@ -88,26 +111,28 @@ public final class XDPPort: Port {
   private static let budget: Int32 = 256
   private static let patience = 64
 
-  /// Opens the device of that name.
+  /// Opens the device of that name. `beside`: a port at other queues of it.
   public convenience init(
-    interface: String, memory: XDPMemory, behind: AFPacketPort? = nil, options: Options = Options()
+    interface: String, memory: XDPMemory, behind: AFPacketPort? = nil, beside: XDPPort? = nil,
+    options: Options = Options()
   ) throws(PortError) {
-    try self.init(interface, memory, behind, options) { () throws(PortError) in
+    try self.init(interface, memory, behind, beside, options) { () throws(PortError) in
       try InterfaceDescription(named: interface)
     }
   }
 
-  /// Opens the device of that index.
+  /// Opens the device of that index. `beside`: a port at other queues of it.
   public convenience init(
-    interface: Int32, memory: XDPMemory, behind: AFPacketPort? = nil, options: Options = Options()
+    interface: Int32, memory: XDPMemory, behind: AFPacketPort? = nil, beside: XDPPort? = nil,
+    options: Options = Options()
   ) throws(PortError) {
-    try self.init("interface \(interface)", memory, behind, options) { () throws(PortError) in
+    try self.init("interface \(interface)", memory, behind, beside, options) { () throws(PortError) in
       try InterfaceDescription(index: interface)
     }
   }
 
   private init(
-    _ label: String, _ memory: XDPMemory, _ behind: AFPacketPort?, _ options: Options,
+    _ label: String, _ memory: XDPMemory, _ behind: AFPacketPort?, _ beside: XDPPort?, _ options: Options,
     find: () throws(PortError) -> InterfaceDescription
   ) throws(PortError) {
     let slots = options.slots
@@ -116,8 +141,8 @@ public final class XDPPort: Port {
         device: label, operation: "open the port", detail: "\(slots) slots",
         remedy: "choose a power of two from 64 to 32768")
     }
-    var opened: XDPSocket?
-    var moderation: Moderation?
+    var opened: [XDPSocket] = []
+    var moderation = beside?.moderation
     let (device, refusal) = try inNamespace(options.namespace, device: label) {
       () throws(PortError) -> (InterfaceDescription, PortError?) in
       let device = try find()
@@ -126,30 +151,36 @@ public final class XDPPort: Port {
           device: device.name, operation: "use AF_XDP", detail: "its MTU is \(device.mtu)",
           remedy: "frames of at most \(memory.largestMTU) octets fit the memory")
       }
-      let queues = unsafe kalsae_xdp_queues(device.name)
-      guard queues == 1 else {
+      let present = unsafe Int(kalsae_xdp_queues(device.name))
+      let queues = options.queues ?? Array(0..<present)
+      guard !queues.isEmpty, queues.allSatisfy({ $0 >= 0 && $0 < present }) else {
         throw PortError(
-          device: device.name, operation: "use AF_XDP", detail: "it receives by \(queues) queues",
-          remedy: "have it receive by one: `ethtool -L \(device.name) combined 1`")
+          device: device.name, operation: "use AF_XDP at the queues \(queues)",
+          detail: "it receives by \(present)",
+          remedy: "have it receive by more: `ethtool -L \(device.name) combined N`, or `rx N tx N` for a veth pair")
       }
-      guard memory.free >= slots else {
+      guard memory.free >= slots * queues.count else {
         throw PortError(
           device: device.name, operation: "use AF_XDP",
-          detail: "\(memory.free) frames of the memory are left, and it takes \(slots)",
+          detail: "\(memory.free) frames of the memory are left, and it takes \(slots * queues.count)",
           remedy: "give it more memory, or the port fewer slots")
       }
-      let shared = memory.shared
-      do throws(PortError) {
-        opened = try XDPSocket(
-          device, queue: 0, memory: memory, receiveSize: slots, transmitSize: slots, shared: shared)
-      } catch {
-        // One that the driver serves and one that it does not cannot share.
-        guard shared != nil, error.code == EINVAL || error.code == EOPNOTSUPP || error.code == EBADF else {
-          throw error
+      for queue in queues {
+        let shared = opened.first?.descriptor ?? memory.shared
+        do throws(PortError) {
+          opened.append(
+            try XDPSocket(device, queue: queue, memory: memory, receiveSize: slots, transmitSize: slots, shared: shared)
+          )
+        } catch {
+          // One that the driver serves and one that it does not cannot share.
+          guard shared != nil, opened.isEmpty,
+            error.code == EINVAL || error.code == EOPNOTSUPP || error.code == EBADF
+          else { throw error }
+          opened.append(
+            try XDPSocket(device, queue: queue, memory: memory, receiveSize: slots, transmitSize: slots, shared: nil))
         }
-        opened = try XDPSocket(device, queue: 0, memory: memory, receiveSize: slots, transmitSize: slots, shared: nil)
       }
-      guard options.moderates else { return (device, nil) }
+      guard options.moderates, beside == nil else { return (device, nil) }
       do throws(PortError) {
         moderation = try Moderation(device.name, namespace: options.namespace)
       } catch {
@@ -160,12 +191,14 @@ public final class XDPPort: Port {
     guard let number = memory.addPort() else {
       throw PortError(device: label, operation: "open the port", detail: "no memory has more ports")
     }
-    socket = opened.take()!
+    sockets = opened
+    sender = opened[0]
     self.number = number
     self.memory = memory
     self.behind = behind
     self.options = options
-    self.moderation = moderation.take()
+    self.moderation = moderation
+    bundling = moderation?.bundling ?? Bundling()
     moderationRefusal = refusal
     handedOut = ChunkList(capacity: FrameBatch.standardCapacity)
     spare = ChunkList(capacity: 2 * slots + FrameBatch.standardCapacity)
@@ -174,33 +207,70 @@ public final class XDPPort: Port {
     mac = device.mac
     mtu = device.mtu
     if !device.isUp { state = .down }
-    memory.note(socket.descriptor, of: number)
-    let result = kalsae_xdp_prefer_polling(socket.descriptor, 1, XDPPort.budget)
-    if result != 0, moderationRefusal == nil {
-      moderationRefusal = PortError(device: name, operation: "have its packets moved by the worker", code: -result)
+    memory.note(sender.descriptor, of: number)
+    for socket in sockets {
+      let result = kalsae_xdp_prefer_polling(socket.descriptor, 1, XDPPort.budget)
+      if result != 0, moderationRefusal == nil {
+        moderationRefusal = PortError(device: name, operation: "have its packets moved by the worker", code: -result)
+      }
     }
     refill()
   }
 
   deinit {
     memory.forget(number)
-    socket.close()
+    for socket in sockets { socket.close() }
     // A driver that writes into the memory itself does so until the kernel has got round to telling it.
     if isZeroCopy { usleep(50_000) }
     memory.reclaim(number)
   }
 
+  /// Has a device of the calling thread's network namespace receive and send by at least `count` queues, where its driver
+  /// counts them apart, as a veth pair's does.
+  public static func raiseQueues(of device: String, to count: Int) throws(PortError) {
+    let result = unsafe kalsae_xdp_raise_queues(device, UInt32(clamping: count))
+    guard result != 0 else { return }
+    throw PortError(
+      device: device, operation: "have it receive and send by \(count) queues", code: -result,
+      remedy: result == -ERANGE ? "its driver has fewer: use fewer workers" : nil)
+  }
+
+  /// How many queues a device of the calling thread's network namespace receives by.
+  public static func queues(of device: String) -> Int { unsafe Int(kalsae_xdp_queues(device)) }
+
   // MARK: Receiving
 
   public func receive(into batch: inout FrameBatch) -> Int {
     if hasUnsent { send() }
-    var waiting = socket.received
-    if waiting == 0 {
-      // The kernel moves packets now, and in the worker's time: many at once.
-      _ = kalsae_xdp_drive(socket.descriptor)
-      waiting = socket.received
+    var received = 0
+    var found = 0
+    for _ in sockets.indices where !batch.isFull {
+      let socket = sockets[turn]
+      turn = turn + 1 == sockets.count ? 0 : turn + 1
+      var waiting = socket.received
+      if waiting == 0 {
+        // The kernel moves packets now, and in the worker's time: many at once.
+        _ = kalsae_xdp_drive(socket.descriptor)
+        waiting = socket.received
+      }
+      found += waiting
+      received += take(waiting, from: socket, into: &batch)
     }
-    moderation?.note(waiting, at: kalsae_monotonic(), bundling)
+    moderation?.note(found, at: kalsae_monotonic())
+    if let behind, !batch.isFull { received += behind.receive(into: &batch) }
+    if received > 0 {
+      if state == .down { state = .up }
+    } else {
+      recycle()
+      // A device that goes leaves an error on the socket, which then polls ready until somebody takes it.
+      emptyReceives &+= 1
+      if emptyReceives & 63 == 0 { takeError() }
+    }
+    return received
+  }
+
+  /// Takes as many frames as there is room for of those that wait in a socket.
+  private func take(_ waiting: Int, from socket: XDPSocket, into batch: inout FrameBatch) -> Int {
     let count = min(waiting, batch.capacity - batch.count, handedOut.room)
     var received = 0
     var octets = 0
@@ -222,15 +292,6 @@ public final class XDPPort: Port {
     statisticsSoFar.receivedFrames += UInt64(received)
     statisticsSoFar.receivedOctets += UInt64(octets)
     statisticsSoFar.receiveErrors += UInt64(count - received)
-    if let behind, !batch.isFull { received += behind.receive(into: &batch) }
-    if received > 0 {
-      if state == .down { state = .up }
-    } else {
-      recycle()
-      // A device that goes leaves an error on the socket, which then polls ready until somebody takes it.
-      emptyReceives &+= 1
-      if emptyReceives & 63 == 0 { takeError() }
-    }
     return received
   }
 
@@ -253,28 +314,30 @@ public final class XDPPort: Port {
   }
 
   private func refill() {
-    let room = socket.fillRoom
-    guard room > 0 else { return }
-    if spare.count < room { memory.take(room - spare.count, for: number, into: &spare) }
-    let count = min(room, spare.count)
-    for index in 0..<count {
-      let chunk = spare.removeLast()
-      socket.setFill(index, memory.address(of: chunk))
+    for socket in sockets {
+      let room = socket.fillRoom
+      guard room > 0 else { continue }
+      if spare.count < room { memory.take(room - spare.count, for: number, into: &spare) }
+      let count = min(room, spare.count)
+      for index in 0..<count {
+        let chunk = spare.removeLast()
+        socket.setFill(index, memory.address(of: chunk))
+      }
+      guard count > 0 else { return }
+      socket.produceFill(count)
+      if isZeroCopy, socket.mustWakeToReceive { _ = kalsae_xdp_drive(socket.descriptor) }
     }
-    guard count > 0 else { return }
-    socket.produceFill(count)
-    if isZeroCopy, socket.mustWakeToReceive { _ = kalsae_xdp_drive(socket.descriptor) }
   }
 
   /// Takes back the chunks that the kernel has sent.
   private func takeCompleted() {
-    let count = min(socket.completed, spare.room)
+    let count = min(sender.completed, spare.room)
     for index in 0..<count {
-      let chunk = memory.chunk(at: socket.completedAddress(index))
+      let chunk = memory.chunk(at: sender.completedAddress(index))
       memory.endSending(chunk, number)
       spare.append(chunk)
     }
-    if count > 0 { socket.consumeCompleted(count) }
+    if count > 0 { sender.consumeCompleted(count) }
     if spare.count > 2 * XDPPort.portion { memory.give(spare.count - XDPPort.portion, from: &spare) }
   }
 
@@ -288,7 +351,7 @@ public final class XDPPort: Port {
     takeCompleted()
     var sent = 0
     var queued = 0
-    var room = socket.transmitRoom
+    var room = sender.transmitRoom
     for position in 0..<indices.count {
       var frame = batch[indices[position]]
       guard frame.segmentation == .none else {
@@ -302,13 +365,13 @@ public final class XDPPort: Port {
         send(queued)
         queued = 0
         takeCompleted()
-        room = socket.transmitRoom
+        room = sender.transmitRoom
       }
       guard queued < room, frame.completeChecksum(), let chunk = chunk(for: &frame) else {
         statisticsSoFar.sendErrors += 1
         continue
       }
-      socket.setTransmit(queued, memory.address(of: chunk) + UInt64(frame.start), length: frame.length)
+      sender.setTransmit(queued, memory.address(of: chunk) + UInt64(frame.start), length: frame.length)
       queued += 1
       sent += 1
       statisticsSoFar.sentFrames += 1
@@ -360,17 +423,17 @@ public final class XDPPort: Port {
   /// Hands the kernel `count` more entries of the transmit ring, and has it send.
   private func send(_ count: Int) {
     guard count > 0 else { return }
-    socket.produceTransmit(count)
+    sender.produceTransmit(count)
     send()
   }
 
   private func send() {
     hasUnsent = false
-    guard socket.mustWakeToSend else { return }
-    var left = socket.unsent
+    guard sender.mustWakeToSend else { return }
+    var left = sender.unsent
     for _ in 0..<XDPPort.patience where left > 0 {
-      let error = -kalsae_xdp_send(socket.descriptor)
-      let now = socket.unsent
+      let error = -kalsae_xdp_send(sender.descriptor)
+      let now = sender.unsent
       switch error {
       case 0: return
       case EAGAIN where now < left: left = now
@@ -398,23 +461,24 @@ public final class XDPPort: Port {
     return sum
   }
 
-  /// What the kernel counts for the socket, and what the port does.
+  /// What the kernel counts for the sockets, and what the port does.
   public var counters: Counters {
-    var found = kalsae_xdp_statistics()
     var counters = countersSoFar
-    guard unsafe kalsae_xdp_count(socket.descriptor, &found) == 0 else { return counters }
-    counters.receiveDropped = found.receive_dropped
-    counters.receiveRingFull = found.receive_ring_full
-    counters.fillRingEmpty = found.fill_ring_empty
-    counters.transmitRingEmpty = found.transmit_ring_empty
-    counters.invalidReceive = found.receive_invalid
-    counters.invalidTransmit = found.transmit_invalid
+    for socket in sockets {
+      var found = kalsae_xdp_statistics()
+      guard unsafe kalsae_xdp_count(socket.descriptor, &found) == 0 else { continue }
+      counters.receiveDropped += found.receive_dropped
+      counters.receiveRingFull += found.receive_ring_full
+      counters.fillRingEmpty += found.fill_ring_empty
+      counters.transmitRingEmpty += found.transmit_ring_empty
+      counters.invalidReceive += found.receive_invalid
+      counters.invalidTransmit += found.transmit_invalid
+    }
     return counters
   }
 
   private func takeError() {
-    guard kalsae_socket_error(socket.descriptor) != 0 else { return }
-    refresh()
+    for socket in sockets where kalsae_socket_error(socket.descriptor) != 0 { return refresh() }
   }
 
   /// Reads the device's state and MTU anew: on the port's worker, when the control plane has heard of a change.

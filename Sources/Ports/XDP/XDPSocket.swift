@@ -1,11 +1,11 @@
 import CLinux
 import Glibc
 
-/// An AF_XDP socket and its rings, as the port sees them.
+/// An AF_XDP socket at a queue of a device, and its rings, as the port sees them.
 @safe
-struct XDPSocket: ~Copyable {
+final class XDPSocket {
   private let raw: UnsafeMutablePointer<kalsae_xdp>
-  let interface: Int32
+  let queue: Int
   let isZeroCopy: Bool
 
   var descriptor: Int32 { unsafe raw.pointee.descriptor }
@@ -30,6 +30,10 @@ struct XDPSocket: ~Copyable {
     var result = unsafe kalsae_xdp_open(&options, raw, &step)
     if result == 0 {
       result = unsafe kalsae_xdp_bind(raw, &options, &step)
+      for _ in 0..<XDPSocket.patience where result == -EBUSY {
+        usleep(5_000)
+        result = unsafe kalsae_xdp_bind(raw, &options, &step)
+      }
       if result != 0 { unsafe kalsae_xdp_close(raw) }
     }
     guard result == 0 else {
@@ -38,9 +42,12 @@ struct XDPSocket: ~Copyable {
       throw PortError(device: device.name, operation: operation, code: -result, remedy: XDPSocket.remedy(-result))
     }
     unsafe self.raw = raw
-    interface = device.index
+    self.queue = queue
     isZeroCopy = unsafe raw.pointee.is_zero_copy != 0
   }
+
+  /// The kernel lets go of a queue some time after its socket was closed: how often to try again, 5 ms later each time.
+  private static let patience = 40
 
   private static func remedy(_ code: Int32) -> String? {
     switch code {
