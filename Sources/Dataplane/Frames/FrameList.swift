@@ -56,6 +56,16 @@ extension FrameList {
     @inline(__always) get { unsafe FrameListView(pointer: indices, count: filled, capacity: capacity) }
   }
 
+  /// How many more can be added.
+  var room: Int { capacity &- filled }
+
+  /// Adds another list's places; there must be room.
+  mutating func append(contentsOf other: borrowing FrameList) {
+    precondition(other.count <= room)
+    unsafe (indices + filled).update(from: other.indices, count: other.count)
+    filled &+= other.count
+  }
+
   /// What the list was filled to by a loop.
   @inline(__always)
   mutating func take(_ count: Int) {

@@ -156,10 +156,10 @@ public final class Lane: @unchecked Sendable {
 
   /// Sends what the pipeline has listed, and counts what ports did not take.
   private func send(_ outbox: Outbox) {
-    outbox.send()
+    outbox.send(batch)
     if !outbox.refused.isEmpty {
       stage.turn.withLock { _ in
-        for (index, reason) in outbox.refused { stage.pipeline.core.drop(outbox.frame(index), reason) }
+        for (frame, reason) in outbox.refused { stage.pipeline.core.drop(frame, reason) }
       }
     }
     outbox.end()

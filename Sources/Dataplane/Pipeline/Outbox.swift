@@ -2,7 +2,8 @@
 /// kernel's work of sending takes a hundred times as long as the pipeline's.
 ///
 /// The pipeline sees ports that only list. Frames in the memory of the port that the batch came from stay there until it is
-/// released; those that the pipeline made in memory of its own are copied, because the next worker uses that again.
+/// released, and are sent from the batch; those that the pipeline made in memory of its own are copied, because the next worker
+/// uses that again.
 @safe
 final class Outbox {
   /// The ports that the pipeline sees.
@@ -10,8 +11,8 @@ final class Outbox {
   private var frames = FrameBatch(capacity: Outbox.capacity)
   private var arena = FrameArena(capacity: 1 << 20)
   private var listed: [ListingPort] = []
-  /// Frames that a port did not take, by their places.
-  private(set) var refused: [(index: Int, reason: DropReason)] = []
+  /// Frames that a port did not take.
+  private(set) var refused: [(frame: Frame, reason: DropReason)] = []
 
   /// The batch that is being worked on: where its list is, and its frames' buffers as they came.
   private var batch: UnsafeMutablePointer<Frame>?
@@ -38,14 +39,15 @@ final class Outbox {
     received = 0
   }
 
-  /// Sends what is listed.
-  func send() {
-    for port in listed { send(port) }
+  /// Sends what is listed; `batch`: the one that `begin` was told.
+  func send(_ batch: borrowing FrameBatch) {
+    for port in listed {
+      send(batch, port.received, port)
+      port.received.removeAll()
+      sendMade(port)
+    }
     listed.removeAll(keepingCapacity: true)
   }
-
-  /// A frame that was refused.
-  func frame(_ index: Int) -> Frame { frames[index] }
 
   /// Forgets all frames: to be called when those that were refused are counted, before the batch is released.
   func end() {
@@ -54,35 +56,70 @@ final class Outbox {
     arena.reset()
   }
 
-  private func send(_ port: ListingPort) {
-    let sent = port.port.transmit(frames, port.indices)
-    for position in sent..<max(sent, port.indices.count) {
-      refused.append((port.indices[position], port.port.isExhausted ? .portDown : .transmitFull))
+  private func sendMade(_ port: ListingPort) {
+    send(frames, port.made, port)
+    port.made.removeAll()
+  }
+
+  private func send(_ batch: borrowing FrameBatch, _ indices: borrowing FrameList, _ port: ListingPort) {
+    guard !indices.isEmpty else { return }
+    let sent = port.port.transmit(batch, indices)
+    for position in sent..<max(sent, indices.count) {
+      refused.append((batch[indices[position]], port.port.isExhausted ? .portDown : .transmitFull))
     }
-    port.indices.removeAll()
   }
 
   /// Lists frames for a port; sends them at once, behind what is listed for it, where there is no room.
   fileprivate func list(_ batch: borrowing FrameBatch, _ indices: borrowing FrameList, _ port: ListingPort) -> Int {
     let isReceived = unsafe batch.view.pointer == self.batch
+    if port.received.isEmpty, port.made.isEmpty { listed.append(port) }
+    if isReceived, port.made.isEmpty, indices.count <= port.received.room, stays(batch, indices) {
+      // As nearly all are: there is nothing to do for each.
+      port.received.append(contentsOf: indices)
+      return indices.count
+    }
+    // All that follows must go behind it.
+    describeReceived(port)
     for position in 0..<indices.count {
       let index = indices[position]
       let frame = batch[index]
-      if isReceived, index < received, unsafe UInt(bitPattern: frame.buffer) == buffers[index], !frames.isFull {
-        add(frame, port)
-      } else if !frames.isFull, let copy = copy(frame) {
-        add(copy, port)
-      } else {
-        return position + sendRest(batch, indices, from: position, port)
-      }
+      guard port.made.room > 0, !frames.isFull,
+        let kept = isReceived && stays(frame, index, received, buffers.view) ? frame : copy(frame)
+      else { return position + sendRest(batch, indices, from: position, port) }
+      port.made.append(frames.count)
+      frames.append(kept)
     }
     return indices.count
   }
 
-  private func add(_ frame: Frame, _ port: ListingPort) {
-    if port.indices.isEmpty { listed.append(port) }
-    port.indices.append(frames.count)
-    frames.append(frame)
+  /// Whether the octets of all frames lie where they came in.
+  private func stays(_ batch: borrowing FrameBatch, _ indices: borrowing FrameList) -> Bool {
+    let (frames, received, buffers) = (batch.view, received, buffers.view)
+    for position in 0..<indices.count {
+      let index = indices[position]
+      guard stays(frames[index], index, received, buffers) else { return false }
+    }
+    return true
+  }
+
+  @inline(__always)
+  private func stays(_ frame: Frame, _ index: Int, _ received: Int, _ buffers: MemoryView<UInt>) -> Bool {
+    guard index < received else { return false }
+    return unsafe UInt(bitPattern: frame.buffer) == buffers[index]
+  }
+
+  /// Puts what is listed of the batch among what was made.
+  private func describeReceived(_ port: ListingPort) {
+    for position in 0..<port.received.count {
+      guard let frame = unsafe batch?[port.received[position]] else { break }
+      if port.made.room > 0, !frames.isFull {
+        port.made.append(frames.count)
+        frames.append(frame)
+      } else {
+        refused.append((frame, .transmitFull))
+      }
+    }
+    port.received.removeAll()
   }
 
   private func copy(_ frame: Frame) -> Frame? {
@@ -98,10 +135,7 @@ final class Outbox {
   private func sendRest(
     _ batch: borrowing FrameBatch, _ indices: borrowing FrameList, from position: Int, _ port: ListingPort
   ) -> Int {
-    if !port.indices.isEmpty {
-      send(port)
-      listed.removeAll { $0 === port }
-    }
+    sendMade(port)
     var rest = FrameList(capacity: max(1, indices.count - position))
     for position in position..<indices.count { rest.append(indices[position]) }
     return port.port.transmit(batch, rest)
@@ -112,13 +146,14 @@ final class Outbox {
 private final class ListingPort: Port {
   let port: any Port
   private unowned let outbox: Outbox
-  /// The frames that are listed for it, in order.
-  var indices: FrameList
+  /// The frames that are listed for it, in order: of the batch, and behind these of the outbox.
+  var received = FrameList()
+  var made: FrameList
 
   init(_ port: any Port, _ outbox: Outbox, capacity: Int) {
     self.port = port
     self.outbox = outbox
-    indices = FrameList(capacity: capacity)
+    made = FrameList(capacity: capacity)
   }
 
   var name: String { port.name }

@@ -187,6 +187,45 @@ struct SharedFlowsTests {
         == expected.octets(alone.underlay).map { Array($0.dropFirst(64)) })
   }
 
+  @Test(
+    "What came in and what the pipeline made leave a port in the order that one worker sends them in",
+    arguments: [Int.max, 5])
+  func order(limit: Int) throws {
+    let node = SharedNode()
+    let bench = node.bench
+    let frames = (0..<9).map { number in
+      // Every third has to go in fragments.
+      number % 3 == 1
+        ? bench.fromPod(
+          udp(
+            bench.pod(10), bench.remote(10), from: 4000 + number, [UInt8](repeating: UInt8(number), count: 1440),
+            with: IPFields(identification: number, dontFragment: false)))
+        : bench.fromPod(datagram(bench.pod(10), bench.remote(10), (3000 + number, 80), number: number))
+    }
+    let alone = Bench(.vxlan, slots: 64)
+    // Twice: of flows that are not known, and that are.
+    for round in 0..<2 {
+      node.ports[0][bench.underlay]!.transmitLimit = limit
+      for frame in frames { node.ports[0][bench.podA]!.enqueue(frame) }
+      #expect(node.path.lanes[0].poll(bench.podA, at: .at(1_000_000)) == 9)
+      let sent = node.ports[0][bench.underlay]!.takeOutbox().map { Array($0.octets.dropFirst(64)) }
+      let expected = alone.send(frames.map { MemoryFrame($0) }, at: alone.podA).octets(alone.underlay)
+        .map { Array($0.dropFirst(64)) }
+      #expect(expected.count == 12)
+      // Where the port takes fewer, those are in order too, and the rest are counted.
+      var rest = expected[...]
+      for frame in sent {
+        let place = try #require(rest.firstIndex(of: frame))
+        rest = rest[(place + 1)...]
+      }
+      #expect(sent.count == min(12, limit))
+      let dropped = node.path.change { _ in
+        node.path.lanes[0].withPipeline { $0.dropCount(.transmitFull, at: bench.podA) }
+      }
+      #expect(Int(dropped) == (12 - sent.count) * (round + 1))
+    }
+  }
+
   @Test("What a port does not take is counted as dropped, as by one worker")
   func refused() throws {
     let node = SharedNode()
