@@ -60,8 +60,7 @@ final class Workers {
   }
 
   private func add(_ port: any Port, at index: PortIndex, weight: Int) throws(PortError) {
-    var loads = [Int](repeating: 0, count: all.count)
-    for share in shares.values.joined() { loads[share.worker] += share.weight }
+    let loads = loads
     let owner = loads.indices.min { loads[$0] < loads[$1] } ?? 0
     var senders: [(Worker, any Port)] = []
     for (number, worker) in all.enumerated() where number != owner {
@@ -75,10 +74,37 @@ final class Workers {
     shares[index] = [(owner, weight)]
   }
 
-  /// Lets go of a port. Inside `DataPath.change`.
+  /// What each worker receives by, in weights.
+  private var loads: [Int] {
+    var loads = [Int](repeating: 0, count: all.count)
+    for share in shares.values.joined() { loads[share.worker] += share.weight }
+    return loads
+  }
+
+  /// Lets go of a port, and has others' packets received by the workers that have less to do now. Inside `DataPath.change`.
   func remove(_ index: PortIndex) {
     for worker in all { worker.remove(index) }
     shares[index] = nil
+    level()
+  }
+
+  /// Moves ports that one worker receives by from the one with the most to do to the one with the least, while that makes them
+  /// more alike.
+  private func level() {
+    for _ in 0..<shares.count {
+      let loads = loads
+      guard let most = loads.indices.max(by: { loads[$0] < loads[$1] }),
+        let least = loads.indices.min(by: { loads[$0] < loads[$1] }),
+        let (index, share) = shares.first(where: {
+          $0.value.count == 1 && $0.value[0].worker == most && loads[least] + $0.value[0].weight < loads[most]
+        }), let port = all[most].lane[port: index], let sender = all[least].lane[port: index],
+        // Where it cannot be waited for, it stays where it is.
+        (try? all[least].add(port, at: index)) != nil
+      else { return }
+      all[most].remove(index)
+      all[most].lane[port: index] = sender
+      shares[index] = [(least, share[0].weight)]
+    }
   }
 
   func setBusyPoll(_ isOn: Bool) { for worker in all { worker.busyPoll.store(isOn, ordering: .relaxed) } }

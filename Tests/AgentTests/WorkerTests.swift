@@ -62,6 +62,45 @@ struct WorkerTests {
       + [0x10, 0x00, 0x20, 0x00, 0, 10, 0, 0, 1, 2]
   }
 
+  @Test(
+    "ports are dealt out to the workers, and anew when some go; whoever does not receive by one sends by it",
+    .enabled(if: Lab.isAvailable, "needs root and network namespaces"))
+  func dealtOut() throws {
+    let lab = try Lab(name: "dealt")
+    defer { lab.cleanUp() }
+    let (near, far) = (try lab.namespace("near"), try lab.namespace("far"))
+    let path = DataPath(workers: 2, sharing: .flows)
+    let workers = try Workers(path.lanes, busyPoll: false) { _ in }
+    var ports: [AFPacketPort] = []
+    var options = AFPacketPort.Options.pod
+    options.namespace = near.path
+    for number in 0..<6 {
+      try lab.veth(Endpoint(near, "p\(number)"), Endpoint(far, "q\(number)"))
+      ports.append(try AFPacketPort(interface: "p\(number)", options: options))
+    }
+    func index(_ number: Int) -> PortIndex { PortIndex(UInt16(number + 1)) }
+    /// Which worker receives by a port; the other one must send by it, and get nothing.
+    func owner(_ number: Int) throws -> Int {
+      let here = path.lanes.map { $0[port: index(number)] }
+      let owner = try #require(here.firstIndex { ($0 as? AFPacketPort) === ports[number] })
+      let other = try #require(here[1 - owner])
+      #expect(!(other is AFPacketPort) && other.descriptor == nil)
+      return owner
+    }
+    try path.change { _ in
+      for number in ports.indices { try workers.add([ports[number]], at: index(number)) }
+      #expect(try ports.indices.map(owner) == [0, 1, 0, 1, 0, 1])
+      // All of one worker's go.
+      for number in [1, 3, 5] { workers.remove(index(number)) }
+      #expect(path.lanes.allSatisfy { $0[port: index(1)] == nil })
+      let left = try [0, 2, 4].map(owner)
+      #expect(left.count { $0 == 0 } == 2 && left.count { $0 == 1 } == 1)
+      // Nothing to be gained.
+      workers.remove(index(left[0] == 0 ? 0 : 2))
+      #expect(Set(try [0, 2, 4].filter { path.lanes[0][port: index($0)] != nil }.map(owner)) == [0, 1])
+    }
+  }
+
   @Test("NODE-5 what a worker holds for a neighbour it sends when it is woken, although another one lets time pass")
   func holds() throws {
     let path = DataPath(workers: 2, sharing: .flows, flowLimit: 2048, affinityLimit: 4096)

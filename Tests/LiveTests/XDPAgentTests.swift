@@ -63,11 +63,11 @@ struct XDPAgentTests {
     for node in test.cluster.nodes { #expect(try steered(node) == 0) }
   }
 
-  @Test("an agent that takes over puts its own ports in the place of the other's")
-  func takeover() throws {
+  @Test("an agent that takes over puts its own ports in the place of the other's", arguments: [1, 2])
+  func takeover(workers: Int) throws {
     let test = try TestCluster("xdptake", XDPAgentTests.plans, offload: true)
     defer { test.lab.cleanUp() }
-    try test.cluster.configureNodes("ports: af_xdp")
+    try test.cluster.configureNodes("ports: af_xdp", "workers: \(workers)")
     let agents = try test.start()
     try test.cluster.setMode(.vxlan)
     let log = try test.path("second.log")
