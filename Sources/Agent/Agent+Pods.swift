@@ -96,8 +96,8 @@ extension Agent {
       ports = [try spares.open(interface: link.index)]
       prepareSpares()
     }
-    if !link.isUp { try netlink.setUp(true, interface: link.index) }
     do {
+      if !link.isUp { try netlink.setUp(true, interface: link.index) }
       let index = try add(ports, attachment)
       return PodPort(
         attachment: attachment, index: index, port: ports[0], others: Array(ports.dropFirst()), interface: link.index,

@@ -184,7 +184,8 @@ int kalsae_xdp_moderate(
   return result;
 }
 
-uint32_t kalsae_xdp_queues(const char *device) {
+uint32_t kalsae_xdp_queues(const char *device, uint32_t *transmit) {
+  *transmit = 1;
   int folder = open_devices();
   if (folder < 0) return 1;
   char path[64];
@@ -196,10 +197,14 @@ uint32_t kalsae_xdp_queues(const char *device) {
     if (fd >= 0) close(fd);
     return 1;
   }
-  uint32_t count = 0;
-  for (struct dirent *entry; (entry = readdir(queues));) count += !strncmp(entry->d_name, "rx-", 3);
+  uint32_t received = 0, sent = 0;
+  for (struct dirent *entry; (entry = readdir(queues));) {
+    received += !strncmp(entry->d_name, "rx-", 3);
+    sent += !strncmp(entry->d_name, "tx-", 3);
+  }
   closedir(queues);
-  return count ? count : 1;
+  if (sent) *transmit = sent;
+  return received ? received : 1;
 }
 
 int kalsae_xdp_raise_queues(const char *device, uint32_t count) {

@@ -138,19 +138,15 @@ extension Netlink {
     public var mtu: Int?
     /// What is written down about the device.
     public var alias: String?
-    /// By how many queues it receives, and by how many it sends; nil: the kernel says.
-    public var queues: Int?
 
     public init(
-      _ name: String, mac: MACAddress? = nil, namespace: NetworkNamespace? = nil, mtu: Int? = nil,
-      alias: String? = nil, queues: Int? = nil
+      _ name: String, mac: MACAddress? = nil, namespace: NetworkNamespace? = nil, mtu: Int? = nil, alias: String? = nil
     ) {
       self.name = name
       self.mac = mac
       self.namespace = namespace
       self.mtu = mtu
       self.alias = alias
-      self.queues = queues
     }
   }
 
@@ -163,10 +159,6 @@ extension Netlink {
       if let mac = end.mac { message.attribute(IFLA_ADDRESS, mac.octets) }
       if let mtu = end.mtu ?? mtu { message.attribute(IFLA_MTU, UInt32(clamping: mtu)) }
       if let alias = end.alias { message.attribute(IFLA_IFALIAS, alias) }
-      if let queues = end.queues {
-        message.attribute(IFLA_NUM_RX_QUEUES, UInt32(clamping: queues))
-        message.attribute(IFLA_NUM_TX_QUEUES, UInt32(clamping: queues))
-      }
       if let descriptor = file.descriptor { message.attribute(IFLA_NET_NS_FD, UInt32(bitPattern: descriptor)) }
     }
     var message = NetlinkMessage(RTM_NEWLINK, flags: NLM_F_CREATE | NLM_F_EXCL)

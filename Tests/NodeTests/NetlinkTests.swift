@@ -54,18 +54,11 @@ struct NetlinkTests {
     defer { lab.cleanUp() }
     let mac = MACAddress("ee:ee:ee:ee:ee:ee")!
     try netlink.addVeth(
-      .init("kal01234567890", mac: mac, queues: 2), .init("pod0", namespace: NetworkNamespace(a.path), queues: 3),
-      mtu: 1450)
+      .init("kal01234567890", mac: mac), .init("pod0", namespace: NetworkNamespace(a.path)), mtu: 1450)
     var link = try netlink.link(named: "kal01234567890")
     #expect(link.mac == mac && link.mtu == 1450 && link.kind == "veth" && !link.isUp && !link.isLoopback)
     #expect(link.peerNamespaceID != nil)
     #expect(try a.devices().contains("pod0"))
-    func queues(_ namespace: Namespace, _ device: String) throws -> [String] {
-      try namespace.run("ls", "/sys/class/net/\(device)/queues").check().standardOutput.split(separator: "\n").map(
-        String.init)
-    }
-    #expect(try queues(n, "kal01234567890") == ["rx-0", "rx-1", "tx-0", "tx-1"])
-    #expect(try queues(a, "pod0") == ["rx-0", "rx-1", "rx-2", "tx-0", "tx-1", "tx-2"])
     try netlink.disableIPv6Addresses(interface: link.index)
     try netlink.setMTU(1400, interface: link.index)
     try netlink.setMAC(MACAddress("02:00:00:00:00:07")!, interface: link.index)

@@ -29,11 +29,13 @@ private final class XDPLine {
   }
 
   func open(
-    _ name: String, slots: Int = 512, queues: [Int]? = nil, behind: AFPacketPort? = nil, beside: XDPPort? = nil
+    _ name: String, slots: Int = 512, sendSlots: Int? = nil, queues: [Int]? = nil, behind: AFPacketPort? = nil,
+    beside: XDPPort? = nil
   ) throws -> XDPPort {
     var options = XDPPort.Options()
     options.namespace = f.path
     options.slots = slots
+    options.sendSlots = sendSlots ?? slots
     options.queues = queues
     return try XDPPort(interface: name, memory: memory, behind: behind, beside: beside, options: options)
   }
@@ -191,6 +193,49 @@ struct XDPTests {
     }
     try run([0, 1], isOnly: true)
     try run([1], isOnly: false)
+    #expect(line.memory.free == line.memory.chunks)
+  }
+
+  @Test(
+    "a port with few slots sends for as long as it is asked to without receiving anything, and receives afterwards",
+    arguments: [64, 128])
+  func sendsOnly(slots: Int) throws {
+    let line = try XDPLine("xdpsend", chunks: 2048)
+    defer { line.lab.cleanUp() }
+    func run() throws {
+      let port = try line.open("fb", slots: slots)
+      try line.steer(port)
+      var options = AFPacketPort.Options.pod
+      options.namespace = line.b.path
+      let eye = try AFPacketPort(interface: "eth0", options: options)
+      let frames = (0..<40).map { number in
+        MemoryFrame([UInt8](repeating: 0xff, count: 12) + [0x88, 0xb5] + [UInt8](repeating: UInt8(number), count: 46))
+      }
+      var arrived = 0
+      for _ in 0..<40 {
+        #expect(send(frames, by: port) == 40)
+        arrived += drain(eye).filter { $0.octets[12] == 0x88 && $0.octets[13] == 0xb5 }.count
+      }
+      try waitUntil("all frames") {
+        arrived += drain(eye).filter { $0.octets[12] == 0x88 && $0.octets[13] == 0xb5 }.count
+        return arrived >= 1600
+      }
+      #expect(arrived == 1600 && port.statistics.sendErrors == 0)
+      // What came back is not kept beyond use: the ring of frames to come, twice a portion, what is under way.
+      #expect(line.memory.chunks - line.memory.free <= slots + 2 * 16 + slots)
+      // Frames that stay the port's: nobody sends them on.
+      var batch = FrameBatch()
+      var received = 0
+      try line.b.ip("neigh add 10.1.0.9 lladdr 02:00:00:00:00:09 dev eth0")
+      _ = try line.b.run("ping", "-c", "40", "-i", "0.001", "-W", "0.1", "10.1.0.9")
+      try waitUntil("the pings") {
+        received += port.receive(into: &batch)
+        port.release(&batch)
+        return received >= 40
+      }
+      try line.leave(port.interfaceIndex)
+    }
+    try run()
     #expect(line.memory.free == line.memory.chunks)
   }
 

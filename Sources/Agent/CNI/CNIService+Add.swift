@@ -4,6 +4,7 @@ import Compiler
 import IPAM
 import Model
 import Node
+import Ports
 
 extension CNIService {
   /// ADD: the interface is whole, with policy and routes in the tables, when this returns; or nothing of it is left
@@ -190,15 +191,17 @@ extension CNIService {
     guard record.type == .veth else { return }
     do throws(NodeError) {
       // The host's end keeps the largest MTU: the kernel drops what is larger than the receiving end's without a word,
-      // and the data plane would not get to say so (NODE-6). With a queue for each worker the pod's stack deals its flows
-      // out to them.
-      let queues = queues > 1 ? queues : nil
+      // and the data plane would not get to say so (NODE-6).
       try netlink.addVeth(
         .init(
-          record.hostInterface, mac: PodAttachment.hostMAC, mtu: CNIService.hostMTU(mtu), alias: record.alias,
-          queues: queues),
-        .init(record.attachment.interface, mac: record.mac, namespace: namespace, mtu: mtu, queues: queues))
+          record.hostInterface, mac: PodAttachment.hostMAC, mtu: CNIService.hostMTU(mtu), alias: record.alias),
+        .init(record.attachment.interface, mac: record.mac, namespace: namespace, mtu: mtu))
     } catch { throw CNIService.kernel(error) }
+    guard queues > 1 else { return }
+    // So the pod's stack deals its flows out to the workers; the node's end must not have fewer. Where it cannot be, whoever
+    // opens the port says why.
+    try? XDPPort.raiseQueues(of: record.hostInterface, to: queues)
+    try? XDPPort.raiseQueues(of: record.attachment.interface, to: queues, namespace: namespace.path)
   }
 
   /// Has the tables hold the interface: policy, address and route, and its port open. Tells what keeps it from that.

@@ -40,7 +40,8 @@ final class SteeredDevices {
   /// get what the program passes on. Workers beyond the device's queues get no port.
   func openUnderlay(_ ports: [AFPacketPort], _ classifier: PacketClassifier) throws -> [XDPPort] {
     let (name, interface) = (ports[0].name, ports[0].interfaceIndex)
-    let behind = ports.prefix(XDPPort.queues(of: name))
+    let queues = XDPPort.queues(of: name)
+    let behind = ports.prefix(min(queues.receive, queues.send))
     return try open(interface, name, Array(behind), SteeredDevices.underlaySlots) {
       $0.sharedDevices.append(interface)
       $0.take(classifier)
@@ -52,9 +53,9 @@ final class SteeredDevices {
     _ interface: Int32, _ name: String, _ behind: [AFPacketPort?], _ slots: Int, shift: Int = 0,
     _ change: (inout Steering) -> Void
   ) throws -> [XDPPort] {
-    let queues = XDPPort.queues(of: name)
+    let queues = XDPPort.queues(of: name).receive
     var options = XDPPort.Options()
-    options.slots = slots
+    (options.slots, options.sendSlots) = (slots, slots)
     while options.slots > SteeredDevices.leastSlots, options.slots * queues > slots { options.slots /= 2 }
     var ports: [XDPPort] = []
     for (number, port) in behind.enumerated() {

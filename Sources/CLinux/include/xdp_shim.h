@@ -68,8 +68,8 @@ int kalsae_xdp_moderate(
 int kalsae_xdp_open_timeout(const char *device);
 /// 0 or a negated errno.
 int kalsae_xdp_set_timeout(int descriptor, uint64_t nanoseconds);
-/// How many queues the device of that name receives by; 1 where it does not say.
-uint32_t kalsae_xdp_queues(const char *device);
+/// How many queues the device of that name receives by; in `*transmit`, how many it sends by; 1 where it does not say.
+uint32_t kalsae_xdp_queues(const char *device, uint32_t *transmit);
 /// Has the device of that name, in the calling thread's network namespace, receive and send by at least `count` queues each
 /// where its driver counts them apart, as a veth pair's does. 0 or a negated errno; ERANGE: it has not so many.
 int kalsae_xdp_raise_queues(const char *device, uint32_t count);

@@ -74,7 +74,7 @@ final class Outbox {
     let isReceived = unsafe batch.view.pointer == self.batch
     if port.received.isEmpty, port.made.isEmpty { listed.append(port) }
     if isReceived, port.made.isEmpty, indices.count <= port.received.room, stays(batch, indices) {
-      // As nearly all are: there is nothing to do for each.
+      // As nearly all are: the list is taken as a whole.
       port.received.append(contentsOf: indices)
       return indices.count
     }
@@ -108,16 +108,24 @@ final class Outbox {
     return unsafe UInt(bitPattern: frame.buffer) == buffers[index]
   }
 
-  /// Puts what is listed of the batch among what was made.
+  /// Puts what is listed of the batch among what was made; sends it at once where there is no room.
   private func describeReceived(_ port: ListingPort) {
-    for position in 0..<port.received.count {
-      guard let frame = unsafe batch?[port.received[position]] else { break }
-      if port.made.room > 0, !frames.isFull {
+    let count = port.received.count
+    guard count > 0, let batch = unsafe batch else { return }
+    if port.made.room >= count, frames.capacity - frames.count >= count {
+      for position in 0..<count {
         port.made.append(frames.count)
-        frames.append(frame)
-      } else {
-        refused.append((frame, .transmitFull))
+        frames.append(unsafe batch[port.received[position]])
       }
+    } else {
+      sendMade(port)
+      var rest = FrameBatch(capacity: count)
+      var all = FrameList(capacity: count)
+      for position in 0..<count {
+        all.append(position)
+        rest.append(unsafe batch[port.received[position]])
+      }
+      send(rest, all, port)
     }
     port.received.removeAll()
   }

@@ -7,9 +7,11 @@ extension XDPPort {
     public var namespace: String?
     /// The queues of the device that are the port's; nil: all that it receives by.
     public var queues: [Int]?
-    /// The frames that can wait to be received by each queue, and as many to be sent: a power of two from 64 to 32,768. So much
-    /// of the memory is the port's for each.
+    /// The frames that can wait to be received by each queue: a power of two from 64 to 32,768. So much of the memory is the
+    /// port's for each.
     public var slots = 2048
+    /// The frames that can wait to be sent: such a power as well.
+    public var sendSlots = 2048
     /// Whether the device holds packets back for some microseconds while many come.
     public var moderates = true
 
@@ -55,16 +57,22 @@ extension XDPPort {
     }
   }
 
-  /// Has a device of the calling thread's network namespace receive and send by at least `count` queues, where its driver
-  /// counts them apart, as a veth pair's does.
-  public static func raiseQueues(of device: String, to count: Int) throws(PortError) {
-    let result = unsafe kalsae_xdp_raise_queues(device, UInt32(clamping: count))
+  /// Has a device receive and send by at least `count` queues, where its driver counts them apart, as a veth pair's does.
+  /// `namespace`: the path of its network namespace; nil for the current one.
+  public static func raiseQueues(of device: String, to count: Int, namespace: String? = nil) throws(PortError) {
+    let result = try inNamespace(namespace, device: device) { () throws(PortError) in
+      unsafe kalsae_xdp_raise_queues(device, UInt32(clamping: count))
+    }
     guard result != 0 else { return }
     throw PortError(
       device: device, operation: "have it receive and send by \(count) queues", code: -result,
       remedy: result == -ERANGE ? "its driver has fewer: use fewer workers" : nil)
   }
 
-  /// How many queues a device of the calling thread's network namespace receives by.
-  public static func queues(of device: String) -> Int { unsafe Int(kalsae_xdp_queues(device)) }
+  /// How many queues a device of the calling thread's network namespace receives by, and how many it sends by.
+  public static func queues(of device: String) -> (receive: Int, send: Int) {
+    var send: UInt32 = 1
+    let receive = unsafe kalsae_xdp_queues(device, &send)
+    return (Int(receive), Int(send))
+  }
 }

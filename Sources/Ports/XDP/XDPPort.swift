@@ -52,8 +52,8 @@ public final class XDPPort: Port {
   private var emptyReceives = 0
   private var single = FrameList(capacity: 1)
 
-  /// As many as go between the port and the memory at once.
-  private static let portion = 256
+  /// As many as go between the port and the memory at once; it keeps no more than twice as many for want of use.
+  private let portion: Int
   /// The most packets that the kernel moves when it is asked to: those of a batch.
   private static let budget: Int32 = 256
   private static let patience = 64
@@ -82,10 +82,10 @@ public final class XDPPort: Port {
     _ label: String, _ memory: XDPMemory, _ behind: AFPacketPort?, _ beside: XDPPort?, _ options: Options,
     find: () throws(PortError) -> InterfaceDescription
   ) throws(PortError) {
-    let slots = options.slots
-    guard slots >= 64, slots <= 32_768, slots & (slots - 1) == 0 else {
+    let (slots, sendSlots) = (options.slots, options.sendSlots)
+    for number in [slots, sendSlots] where number < 64 || number > 32_768 || number & (number - 1) != 0 {
       throw PortError(
-        device: label, operation: "open the port", detail: "\(slots) slots",
+        device: label, operation: "open the port", detail: "\(number) slots",
         remedy: "choose a power of two from 64 to 32768")
     }
     var opened: [XDPSocket] = []
@@ -98,12 +98,14 @@ public final class XDPPort: Port {
           device: device.name, operation: "use AF_XDP", detail: "its MTU is \(device.mtu)",
           remedy: "frames of at most \(memory.largestMTU) octets fit the memory")
       }
-      let present = unsafe Int(kalsae_xdp_queues(device.name))
-      let queues = options.queues ?? Array(0..<present)
-      guard !queues.isEmpty, queues.allSatisfy({ $0 >= 0 && $0 < present }) else {
+      let present = XDPPort.queues(of: device.name)
+      let queues = options.queues ?? Array(0..<present.receive)
+      guard let first = queues.first, first < present.send,
+        queues.allSatisfy({ $0 >= 0 && $0 < present.receive })
+      else {
         throw PortError(
           device: device.name, operation: "use AF_XDP at the queues \(queues)",
-          detail: "it receives by \(present)",
+          detail: "it receives by \(present.receive) and sends by \(present.send)",
           remedy: "have it receive by more: `ethtool -L \(device.name) combined N`, or `rx N tx N` for a veth pair")
       }
       guard memory.free >= slots * queues.count else {
@@ -113,18 +115,20 @@ public final class XDPPort: Port {
           remedy: "give it more memory, or the port fewer slots")
       }
       for queue in queues {
-        let shared = opened.first?.descriptor ?? memory.shared
-        do throws(PortError) {
-          opened.append(
-            try XDPSocket(device, queue: queue, memory: memory, receiveSize: slots, transmitSize: slots, shared: shared)
-          )
-        } catch {
+        // Those of a device have one mode.
+        let shared = opened.first?.descriptor ?? beside?.sender.descriptor ?? memory.shared
+        // The first is the one that sends.
+        let transmitSize = opened.isEmpty ? sendSlots : 64
+        func socket(_ shared: Int32?) throws(PortError) -> XDPSocket {
+          try XDPSocket(
+            device, queue: queue, memory: memory, receiveSize: slots, transmitSize: transmitSize, shared: shared)
+        }
+        do throws(PortError) { opened.append(try socket(shared)) } catch {
           // One that the driver serves and one that it does not cannot share.
           guard shared != nil, opened.isEmpty,
             error.code == EINVAL || error.code == EOPNOTSUPP || error.code == EBADF
           else { throw error }
-          opened.append(
-            try XDPSocket(device, queue: queue, memory: memory, receiveSize: slots, transmitSize: slots, shared: nil))
+          opened.append(try socket(nil))
         }
       }
       guard options.moderates, beside == nil else { return (device, nil) }
@@ -148,7 +152,9 @@ public final class XDPPort: Port {
     bundling = moderation?.bundling ?? Bundling()
     moderationRefusal = refusal
     handedOut = ChunkList(capacity: FrameBatch.standardCapacity)
-    spare = ChunkList(capacity: 2 * slots + FrameBatch.standardCapacity)
+    portion = max(16, min(FrameBatch.standardCapacity, slots * opened.count / 8))
+    // What it keeps, what comes back with a batch, and what has been sent meanwhile.
+    spare = ChunkList(capacity: 2 * portion + FrameBatch.standardCapacity + max(slots, sendSlots))
     name = device.name
     interfaceIndex = device.index
     mac = device.mac
@@ -248,7 +254,9 @@ public final class XDPPort: Port {
   }
 
   private func refill() {
-    for socket in sockets {
+    for place in sockets.indices {
+      // Where there is not enough for all, not always the same ones get it.
+      let socket = sockets[(turn + place) % sockets.count]
       let room = socket.fillRoom
       guard room > 0 else { continue }
       if spare.count < room { memory.take(room - spare.count, for: number, into: &spare) }
@@ -272,7 +280,7 @@ public final class XDPPort: Port {
       spare.append(chunk)
     }
     if count > 0 { sender.consumeCompleted(count) }
-    if spare.count > 2 * XDPPort.portion { memory.give(spare.count - XDPPort.portion, from: &spare) }
+    if spare.count > 2 * portion { memory.give(spare.count - portion, from: &spare) }
   }
 
   // MARK: Sending
@@ -292,6 +300,7 @@ public final class XDPPort: Port {
         // What is queued goes first, so that no flow is reordered.
         send(queued)
         queued = 0
+        room = sender.transmitRoom
         sent += sendBehind(batch, indices[position])
         continue
       }
@@ -332,7 +341,7 @@ public final class XDPPort: Port {
   private func copy(_ frame: inout Frame) -> UInt32? {
     let length = Int(frame.length)
     guard length <= memory.chunkSize - XDPMemory.headroom else { return nil }
-    if spare.count == 0 { memory.take(XDPPort.portion, for: number, into: &spare) }
+    if spare.count == 0 { memory.take(portion, for: number, into: &spare) }
     guard spare.count > 0 else { return nil }
     let chunk = spare.removeLast()
     let copy = memory.frame(chunk, offset: XDPMemory.headroom, length: length, slot: chunk)

@@ -226,6 +226,43 @@ struct SharedFlowsTests {
     }
   }
 
+  @Test("Where a turn makes more than there is room for, what was listed before goes first, and nothing is lost")
+  func crowded() throws {
+    let (first, second) = (MemoryPort(name: "first"), MemoryPort(name: "second"))
+    let outbox = Outbox()
+    let (a, b) = (PortIndex(1), PortIndex(2))
+    outbox.set(first, at: a)
+    outbox.set(second, at: b)
+    func frame(_ kind: UInt8, _ number: Int) -> [UInt8] {
+      [UInt8](repeating: kind, count: 60) + [UInt8(number >> 8), UInt8(number & 0xff)]
+    }
+    func list(_ range: Range<Int>) -> FrameList {
+      var list = FrameList()
+      for place in range { list.append(place) }
+      return list
+    }
+    func batch(_ port: MemoryPort, _ frames: [[UInt8]]) -> FrameBatch {
+      for frame in frames { port.enqueue(frame) }
+      var batch = FrameBatch()
+      _ = port.receive(into: &batch)
+      return batch
+    }
+    let source = MemoryPort(name: "source")
+    let received = batch(source, (0..<3).map { frame(1, $0) })
+    outbox.begin(received)
+    #expect(outbox.ports[b]!.transmit(received, list(0..<3)) == 3)
+    // More than a thousand that the pipeline made, for another port.
+    let made = MemoryPort(name: "made")
+    let own = batch(made, (0..<200).map { frame(2, $0) })
+    for _ in 0..<6 { #expect(outbox.ports[a]!.transmit(own, list(0..<200)) == 200) }
+    #expect(outbox.ports[b]!.transmit(own, list(7..<9)) == 2)
+    outbox.send(received)
+    #expect(outbox.refused.isEmpty)
+    #expect(second.outbox.map(\.octets) == (0..<3).map { frame(1, $0) } + [frame(2, 7), frame(2, 8)])
+    #expect(first.outbox.map(\.octets) == (0..<1200).map { frame(2, $0 % 200) })
+    outbox.end()
+  }
+
   @Test("What a port does not take is counted as dropped, as by one worker")
   func refused() throws {
     let node = SharedNode()
