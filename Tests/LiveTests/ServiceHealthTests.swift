@@ -156,6 +156,7 @@ struct ServiceHealthTests {
     #expect(value(#"kubeproxy_network_programming_duration_seconds_bucket{le="300"}"#) == 0)
 
     // Whoever holds the port keeps it; the agent says so, and takes it when it is free.
+    let holder = try ServicePeer.serve("holder", in: test.a.namespace)
     try test.cluster.write(
       "node-a-extra.yaml",
       """
@@ -165,7 +166,6 @@ struct ServiceHealthTests {
       spec: {healthzBindAddress: "0.0.0.0:8080"}
 
       """)
-    let holder = try ServicePeer.serve("holder", in: test.a.namespace)
     try test.cluster.settle()
     try waitUntil("the agent to complain") {
       try test.cluster.ask("status", test.a).contains("health checks on 0.0.0.0:8080")
