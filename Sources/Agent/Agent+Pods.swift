@@ -9,9 +9,8 @@ import Ports
 struct PodPort {
   var attachment: PodAttachment
   var index: PortIndex
-  var port: any Port
-  /// Those of the other workers, where each has one of its own.
-  var others: [any Port] = []
+  /// What the workers receive and send by, in their order; one: one of them receives, the others only send by it.
+  var ports: [any Port]
   /// The device's index: in the agent's namespace for veth, in the pod's for TAP.
   var interface: Int32
   /// Keeps the host's stack from what the pod sends; TAP devices do not need it.
@@ -20,7 +19,7 @@ struct PodPort {
   var isVeth: Bool { attachment.type == .veth }
   /// Whether its packets come by AF_XDP.
   var isSteered: Bool { port is XDPPort }
-  var ports: [any Port] { [port] + others }
+  var port: any Port { ports[0] }
 }
 
 extension Agent {
@@ -99,9 +98,7 @@ extension Agent {
     do {
       if !link.isUp { try netlink.setUp(true, interface: link.index) }
       let index = try add(ports, attachment)
-      return PodPort(
-        attachment: attachment, index: index, port: ports[0], others: Array(ports.dropFirst()), interface: link.index,
-        guardian: guardian)
+      return PodPort(attachment: attachment, index: index, ports: ports, interface: link.index, guardian: guardian)
     } catch {
       if !steered.isEmpty { self.steered?.close(link.index) }
       throw error
@@ -166,7 +163,7 @@ extension Agent {
       port = try TAPPort(name: attachment.containerInterface, options: options)
     }
     let index = try add([port], attachment)
-    return PodPort(attachment: attachment, index: index, port: port, interface: port.interfaceIndex)
+    return PodPort(attachment: attachment, index: index, ports: [port], interface: port.interfaceIndex)
   }
 
   private func add(_ ports: [any Port], _ attachment: PodAttachment) throws -> PortIndex {

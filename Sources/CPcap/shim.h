@@ -10,7 +10,7 @@
 #include <sys/stat.h>
 
 /// The C library heeds the size of a buffer only where it is given the memory. As much as stays in a core's second cache
-/// beside what the pipeline reads there: 256 KiB took half as long again a packet.
+/// beside what the pipeline reads there: reading alone took up to half as long again by 256 KiB.
 #define KALSAE_FILE_BUFFER (64 << 10)
 
 /// Opens a capture with nanosecond time stamps and a large buffer. Null on failure: then `error` (PCAP_ERRBUF_SIZE

@@ -126,28 +126,28 @@ final class MetricsBoard: Sendable {
   private func addDataPath(_ facts: Facts, _ text: inout MetricsText) {
     let highest = facts.ports.map { Int($0.index.rawValue) }.max() ?? 0
     let (dataPath, lane) = (self.dataPath, self.dataPath.lanes[0])
-    let (flows, memory, statistics, affinityEvictions, drops, routes, ports, use, evictions, offload) = dataPath.change
-    {
-      tables in
-      let ports = facts.ports.compactMap { entry in
-        dataPath.port(entry.index).map {
+    let (flows, memory, statistics, affinityEvictions, drops, routes, ports, use, evictions, offload, byWorker) =
+      dataPath.change {
+        tables in
+        let ports = facts.ports.compactMap { entry in
+          dataPath.port(entry.index).map {
+            (
+              name: entry.name, statistics: dataPath.statistics(of: entry.index), kind: $0.kindName,
+              xdp: dataPath.ports(entry.index).compactMap { $0 as? XDPPort }.map {
+                (sockets: $0.socketDescriptors.count, counters: $0.counters)
+              }
+            )
+          }
+        }
+        return lane.withPipeline { pipeline in
           (
-            name: entry.name, statistics: dataPath.statistics(of: entry.index), kind: $0.kindName,
-            xdp: dataPath.ports(entry.index).compactMap { $0 as? XDPPort }.map {
-              (sockets: $0.socketDescriptors.count, counters: $0.counters)
-            }
+            pipeline.flowCount, pipeline.flowMemory, pipeline.flowStatistics, pipeline.affinityEvictions,
+            pipeline.dropCounts(ports: max(64, highest + 1)), tables.routeCount, ports,
+            pipeline.tableUse + tables.use, pipeline.evictions, pipeline.offloadTotals,
+            dataPath.lanes.map(\.receivedFrames)
           )
         }
       }
-      return lane.withPipeline { pipeline in
-        (
-          pipeline.flowCount, pipeline.flowMemory, pipeline.flowStatistics, pipeline.affinityEvictions,
-          pipeline.dropCounts(ports: max(64, highest + 1)), tables.routeCount, ports,
-          pipeline.tableUse + tables.use, pipeline.evictions, pipeline.offloadTotals
-        )
-      }
-    }
-    let byWorker = dataPath.change { _ in dataPath.lanes.map(\.receivedFrames) }
     text.begin("kalsae_worker_received_packets_total", .counter, "Packets that came in, by the worker that took them.")
     for (number, packets) in byWorker.enumerated() {
       text.sample("kalsae_worker_received_packets_total", ["worker": "\(number)"], packets)

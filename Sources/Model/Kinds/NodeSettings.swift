@@ -95,7 +95,8 @@ public struct NodeSettings: Sendable, Equatable {
   /// af_packet.
   public var ports: PortTechnique
   /// The frames for which AF_XDP has memory, 8192 to 131,072, of 2 KiB each with an MTU of up to 1,688, else of 4 KiB. The
-  /// underlay takes 4096, a pod 2048, or 128 for each of its queues. Default 32,768.
+  /// underlay takes 4096, a pod 2048, or 128 for each of its queues, and up to a quarter more while it is busy. Default
+  /// 32,768.
   public var xdpFrames: Int
   /// The number of threads that move packets, 1 to 64, as the agent starts; at most one for each processor. Each receives by
   /// some of the pods' ports, with `af_xdp` by a queue of each, and a share of what other nodes send, and sends by all.
