@@ -4,6 +4,9 @@
 
 _Static_assert(sizeof(struct kalsae_slot4) == 64 && sizeof(struct kalsae_slot6) == 128, "slots are whole cache lines");
 
+/// How far the size of a slot moves a position.
+enum { SHIFT4 = 6, SHIFT6 = 7 };
+
 /// Asks for what a hop's packets need.
 INLINE void await_hop(const struct kalsae_search *s, size_t hop, const int has_tunnels) {
   kalsae_prefetch((const char *)(s->hops + hop) + 64);
@@ -30,10 +33,8 @@ INLINE void find_one(const struct kalsae_search *s, size_t number, const int is_
     if (!difference) {
       await_hop(s, hop, has_tunnels);
       s->columns[LISTED + s->start + number] = position << 8 | index;
-      if (!is_ipv6) {
-        s->columns[SLOTS + index] = (uint64_t)((const struct kalsae_slot4 *)s->slots + position);
-        s->columns[HOPS + index] = (uint64_t)(s->hops + hop);
-      }
+      s->columns[SLOTS + index] = (uint64_t)s->slots + (position << (is_ipv6 ? SHIFT6 : SHIFT4));
+      s->columns[HOPS + index] = (uint64_t)(s->hops + hop);
       return;
     }
     // Every key that is in use has a flag.
@@ -46,7 +47,10 @@ INLINE void find_one(const struct kalsae_search *s, size_t number, const int is_
 }
 
 #if defined(__x86_64__)
-enum { HOP = offsetof(struct kalsae_slot4, flow) + offsetof(struct kalsae_direction, hop) };
+enum {
+  HOP = offsetof(struct kalsae_slot4, flow) + offsetof(struct kalsae_direction, hop),
+  HOP6 = offsetof(struct kalsae_slot6, flow) + offsetof(struct kalsae_direction, hop),
+};
 
 VECTOR static size_t find_eights(const struct kalsae_search *search, size_t count) {
   const struct kalsae_search s = *search;
@@ -89,10 +93,32 @@ VECTOR static size_t find_eights(const struct kalsae_search *search, size_t coun
   return number;
 }
 
-FINLINE size_t find_in_fours(const struct kalsae_search *search, size_t count, const int has_tunnels) {
+/// Which of four packets' keys are not those of the slots that they are compared with: of packets 0, 2, 1, 3.
+FINLINE uint64_t differing4(const char *keys, const uint64_t at[4]) {
+  const quad one = same(load4(keys), two_at(at[0], at[1])), other = same(load4(keys + 32), two_at(at[2], at[3]));
+  const quad found = __builtin_shufflevector(one, other, 0, 4, 2, 6) & __builtin_shufflevector(one, other, 1, 5, 3, 7);
+  return highest(found) ^ 0xf;
+}
+
+/// The same for IPv6, whose keys are five words: of packets 0, 1, 2, 3.
+FINLINE uint64_t differing6(const char *keys, const uint64_t at[4]) {
+  uint64_t found = 0;
+  for (int i = 0; i < 4; i++) {
+    const char *key = keys + sizeof(uint64_t[5]) * (size_t)i;
+    const quad difference = load4(key) ^ load4((const void *)at[i]);
+    const int is_tail = load64(key + 32) == load64((const void *)(at[i] + 32));
+    found |= (uint64_t)(is_tail & !any(difference, difference)) << i;
+  }
+  return found ^ 0xf;
+}
+
+FINLINE size_t find_in_fours(
+    const struct kalsae_search *search, size_t count, const int is_ipv6, const int has_tunnels) {
   const struct kalsae_search s = *search;
+  const int shift = is_ipv6 ? SHIFT6 : SHIFT4;
+  const size_t key_size = is_ipv6 ? sizeof(uint64_t[5]) : sizeof(uint64_t[2]);
   const quad mask = four(s.slot_count - 1), slots = four((uint64_t)s.slots), order = {0, 1, 2, 3};
-  // What is not where it should be first: further on, or not there. Of each four, packets 0, 2, 1, 3.
+  // What is not where it should be first: further on, or not there.
   uint64_t elsewhere = 0;
   size_t number = 0;
   for (; number + 4 <= count && number < kalsae_part_length; number += 4) {
@@ -101,45 +127,54 @@ FINLINE size_t find_in_fours(const struct kalsae_search *search, size_t count, c
     if (s.packets[number + 3] - index != 3) break;
     uint64_t *columns = s.columns + index;
     const quad place = load4(columns + HASHES) & mask;
-    store4(columns + SLOTS, (place << 6) + slots);
+    store4(columns + SLOTS, (place << shift) + slots);
     store4(s.columns + LISTED + s.start + number, place << 8 | (four(index) + order));
     uint64_t at[4];
     // (What has just been written together is not read singly: that takes longer.)
-    for (int i = 0; i < 4; i++) at[i] = (uint64_t)s.slots + ((columns[HASHES + i] & (s.slot_count - 1)) << 6);
-    const char *sought = (const char *)s.keys + sizeof(uint64_t[2]) * index;
-    const quad one = same(load4(sought), two_at(at[0], at[1])), other = same(load4(sought + 32), two_at(at[2], at[3]));
-    const quad found = __builtin_shufflevector(one, other, 0, 4, 2, 6) & __builtin_shufflevector(one, other, 1, 5, 3, 7);
-    elsewhere |= (uint64_t)(highest(found) ^ 0xf) << number;
+    for (int i = 0; i < 4; i++) at[i] = (uint64_t)s.slots + ((columns[HASHES + i] & (s.slot_count - 1)) << shift);
+    const char *sought = (const char *)s.keys + key_size * index;
+    elsewhere |= (is_ipv6 ? differing6(sought, at) : differing4(sought, at)) << number;
     for (int i = 0; i < 4; i++) {
-      const struct kalsae_hop *hop = s.hops + load32((const char *)at[i] + HOP);
+      const struct kalsae_hop *hop = s.hops + load32((const char *)at[i] + (is_ipv6 ? HOP6 : HOP));
       columns[HOPS + i] = (uint64_t)hop;
       kalsae_prefetch((const char *)hop + 64);
       if (has_tunnels) { kalsae_prefetch(hop); kalsae_prefetch_write((const char *)columns[PLACES + i] - 64); }
     }
   }
-  // In order.
-  elsewhere = (elsewhere & 0x9999999999999999) | (elsewhere & 0x2222222222222222) << 1 | (elsewhere >> 1 & 0x2222222222222222);
+  if (!is_ipv6) {
+    // In order.
+    elsewhere =
+        (elsewhere & 0x9999999999999999) | (elsewhere & 0x2222222222222222) << 1 | (elsewhere >> 1 & 0x2222222222222222);
+  }
   // Most of them are in the next slot; all are asked for before the first is looked at.
   for (uint64_t rest = elsewhere; rest; rest &= rest - 1) {
     const size_t next = (s.columns[HASHES + s.packets[__builtin_ctzll(rest)]] + 1) & (s.slot_count - 1);
-    kalsae_prefetch_write((const struct kalsae_slot4 *)s.slots + next);
+    kalsae_prefetch_write((const char *)s.slots + (next << shift));
+    if (is_ipv6) kalsae_prefetch_write((const char *)s.slots + (next << shift) + 64);
   }
-  for (uint64_t rest = elsewhere; rest; rest &= rest - 1) find_one(&s, (size_t)__builtin_ctzll(rest), 0, has_tunnels);
+  for (uint64_t rest = elsewhere; rest; rest &= rest - 1) {
+    find_one(&s, (size_t)__builtin_ctzll(rest), is_ipv6, has_tunnels);
+  }
   return number;
 }
 
 FOURS static size_t find_fours(const struct kalsae_search *search, size_t count) {
-  return search->has_tunnels ? find_in_fours(search, count, 1) : find_in_fours(search, count, 0);
+  return search->has_tunnels ? find_in_fours(search, count, 0, 1) : find_in_fours(search, count, 0, 0);
+}
+
+FOURS static size_t find_fours6(const struct kalsae_search *search, size_t count) {
+  return search->has_tunnels ? find_in_fours(search, count, 1, 1) : find_in_fours(search, count, 1, 0);
 }
 #endif
 
 /// Finds the flows of groups of packets: of how many.
-INLINE size_t find_groups(const struct kalsae_search *search, size_t count) {
+INLINE size_t find_groups(const struct kalsae_search *search, size_t count, const int is_ipv6) {
 #if defined(__x86_64__)
+  if (is_ipv6) return search->lanes >= 4 ? find_fours6(search, count) : 0;
   if (search->lanes == 8) return find_eights(search, count);
   if (search->lanes == 4) return find_fours(search, count);
 #else
-  (void)search, (void)count;
+  (void)search, (void)count, (void)is_ipv6;
 #endif
   return 0;
 }
@@ -155,7 +190,9 @@ INLINE void find_rest(const struct kalsae_search *search, size_t number, size_t 
 }
 
 void kalsae_plain_find4(const struct kalsae_search *search, size_t count) {
-  find_rest(search, find_groups(search, count), count, 0);
+  find_rest(search, find_groups(search, count, 0), count, 0);
 }
 
-void kalsae_plain_find6(const struct kalsae_search *search, size_t count) { find_rest(search, 0, count, 1); }
+void kalsae_plain_find6(const struct kalsae_search *search, size_t count) {
+  find_rest(search, find_groups(search, count, 1), count, 1);
+}

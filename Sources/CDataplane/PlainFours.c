@@ -1,24 +1,6 @@
-#include "plain_fours.h"
+#include "plain_fours_read.h"
 
 #if defined(__x86_64__)
-enum { CHECKSUM_PARTIAL = 1, CHECKSUM_VERIFIED = 2, TRUNCATED = 8, TCP = 6, UDP = 17, ETHERNET = 14 };
-
-/// Of four frames, word by word: where they begin in memory; place in the buffer and length; capacity, port, flags.
-struct frames4 {
-  quad buffer, span, state;
-};
-
-FINLINE struct frames4 frames_at(const struct kalsae_frame *frame) {
-  const quad a = load4(frame), b = load4(frame + 1), c = load4(frame + 2), d = load4(frame + 3);
-  const quad even = __builtin_shufflevector(a, b, 0, 4, 2, 6), odd = __builtin_shufflevector(a, b, 1, 5, 3, 7);
-  const quad next = __builtin_shufflevector(c, d, 0, 4, 2, 6), last = __builtin_shufflevector(c, d, 1, 5, 3, 7);
-  return (struct frames4){
-      .buffer = __builtin_shufflevector(even, next, 0, 1, 4, 5),
-      .span = __builtin_shufflevector(odd, last, 0, 1, 4, 5),
-      .state = __builtin_shufflevector(even, next, 2, 3, 6, 7),
-  };
-}
-
 /// What is known of four IPv4 packets, word by word: octets 0 to 7 of the header and 8 to 15; the addresses; what is behind
 /// a header without options.
 struct packets4 {
@@ -44,18 +26,6 @@ FINLINE quad total_and_class(struct packets4 p) {
 FINLINE quad are_intact(struct packets4 p) {
   const quad sum = low(p.first) + (p.first >> 32) + low(p.second) + (p.second >> 32) + (p.addresses >> 32);
   return same(fold4(sum), four(0xffff));
-}
-
-/// Of four rows of memory, bits that differ from `value`, together.
-FINLINE quad differ4(const uint64_t at[4], ptrdiff_t offset, quad value) {
-  quad sum = load4((const void *)(at[0] + offset)) ^ value;
-  for (int i = 1; i < 4; i++) sum |= load4((const void *)(at[i] + offset)) ^ value;
-  return sum;
-}
-
-/// Asks for the slots of four packets' flows.
-INLINE void ask_for_flows(const char *slots, const uint64_t *places) {
-  for (int i = 0; i < 4; i++) kalsae_prefetch_write(slots + places[i]);
 }
 
 FINLINE size_t parse(const struct kalsae_plain *plain, size_t first, size_t end, const int is_tunnel) {
@@ -142,17 +112,10 @@ FINLINE size_t parse(const struct kalsae_plain *plain, size_t first, size_t end,
       good &= alike;
       if (plain->uniform_ttl) bad |= (outer.second & four(0xff)) - (p.second & four(0xff));
     } else {
-      if (excludes) {
-        const quad port = rest >> 16 & four(0xffff);
-        bad |= udp & (same(port, four(plain->excluded[0])) | same(port, four(plain->excluded[1])));
-      }
+      if (excludes) bad |= udp & excluded4(plain, rest);
       if (unlikely(any(f.state, four((uint64_t)CHECKSUM_PARTIAL << 48)))) {
-        // Of nothing but the transport header behind the IPv4 header.
-        const quad partial = same(f.state & four((uint64_t)CHECKSUM_PARTIAL << 48), four((uint64_t)CHECKSUM_PARTIAL << 48));
-        quad field;
-        for (int i = 0; i < 4; i++) field[i] = load64(&frame[i].checksum_start);
-        const quad expected = start + choose(tcp, four(34 | (uint64_t)16 << 32), four(34 | (uint64_t)6 << 32));
-        bad |= partial & (same((field ^ expected) & four(0xffffffffffff), four(0)) ^ four(UINT64_MAX));
+        const quad partial = are_partial(f.state);
+        bad |= partial & misplaced4(frame, start + four(ETHERNET + 20), tcp);
         mark |= partial & four((uint64_t)1 << 31);
       }
     }
@@ -167,14 +130,14 @@ FINLINE size_t parse(const struct kalsae_plain *plain, size_t first, size_t end,
     store4(columns + HASHES + first, hash);
     store4(columns + SLOTS + first, hash << 6 & slot_mask);
     // Those of the packets before: what has just been written together is not to be read singly.
-    if (first >= begin + 4) ask_for_flows(slots, columns + SLOTS + first - 4);
-    const unsigned stops = highest(bad) | (highest(good) ^ 0xf);
+    if (first >= begin + 4) ask_for_flows4(slots, columns + SLOTS + first - 4);
+    const unsigned stops = highest(bad | ~good);
     if (stops) {
-      ask_for_flows(slots, columns + SLOTS + first);
+      ask_for_flows4(slots, columns + SLOTS + first);
       return first + (size_t)__builtin_ctz(stops);
     }
   }
-  if (first > begin) ask_for_flows(slots, columns + SLOTS + first - 4);
+  if (first > begin) ask_for_flows4(slots, columns + SLOTS + first - 4);
   return first;
 }
 

@@ -2,12 +2,15 @@
 
 #if defined(__x86_64__)
 enum {
-  FLOW = offsetof(struct kalsae_slot4, flow),
-  WAY = FLOW + offsetof(struct kalsae_direction, epoch),
-  REWRITE = offsetof(struct kalsae_slot4, rewrite),
+  FLOW4 = offsetof(struct kalsae_slot4, flow),
+  FLOW6 = offsetof(struct kalsae_slot6, flow),
+  REWRITE4 = offsetof(struct kalsae_slot4, rewrite),
+  REWRITE6 = offsetof(struct kalsae_slot6, rewrite),
   /// Where a hop's headers end.
   HEADERS = offsetof(struct kalsae_hop, headers) + sizeof((struct kalsae_hop *)0)->headers,
   TCP = 6,
+  IPV4 = 20,
+  IPV6 = 40,
 };
 
 /// Words with their octets in the other order.
@@ -66,9 +69,10 @@ FINLINE quad wrapped(const char *template, quad own, quad from) {
   return choose(from, load4(template), (quad)_mm256_shuffle_epi8((__m256i)own, (__m256i)from));
 }
 
-/// Counts four packets, and writes their headers: in as few pieces as can be.
+/// Counts four packets, and writes their headers: in as few pieces as can be. `third`: the third words of IPv4 headers.
 FINLINE void put4(
-    const uint64_t *columns, quad first, quad second, quad third, quad length, quad seen, const int kind) {
+    const uint64_t *columns, quad first, quad second, quad third, quad length, quad seen, const int is_ipv6,
+    const int kind) {
   const quad one = four(1), none = four(0);
   // Of packets 0 and 2, and of 1 and 3.
   const quad counted[2] = {
@@ -83,11 +87,19 @@ FINLINE void put4(
   for (int i = 0; i < 4; i++) {
     // `last_seen` is the second of eight words; tally and octets are the last four. Not together with other flows': it may
     // be the same one.
-    char *flow = (char *)columns[SLOTS + i] + FLOW;
+    char *flow = (char *)columns[SLOTS + i] + (is_ipv6 ? FLOW6 : FLOW4);
     const quad state = (quad)_mm256_blend_epi32((__m256i)load4(flow), (__m256i)seen, 2);
     store4(flow, state + behind(none, counted[i & 1], i / 2));
     char *p = (char *)columns[PLACES + i];
     const char *headers = (const char *)columns[HOPS + i] + HEADERS;
+    // One hop less is one less in the highest octet.
+    const uint64_t begins = is_ipv6 ? columns[WORDS + i] - ((uint64_t)1 << 56) : 0;
+    if (kind == 1 && is_ipv6) {
+      memcpy(p - 14, headers - 14, 8);
+      memcpy(p - 8, headers - 8, 8);
+      memcpy(p, &begins, sizeof begins);
+      continue;
+    }
     if (kind == 1) {
       const quad link = (quad)_mm256_castsi128_si256(_mm_loadu_si128((const __m128i *)(headers - 14)));
       store4(p - 14, choose(kept, load4(p - 14), behind(link, thirds[i & 1], i / 2)));
@@ -101,8 +113,12 @@ FINLINE void put4(
       memcpy(p - 48, headers - 48, 16);
     }
     store4(p - 32, wrapped(headers - 32, own, behind_it));
-    const uint32_t word = (uint32_t)third[i];
-    memcpy(p + 8, &word, 4);
+    if (is_ipv6) {
+      memcpy(p, &begins, sizeof begins);
+    } else {
+      const uint32_t word = (uint32_t)third[i];
+      memcpy(p + 8, &word, 4);
+    }
   }
 }
 
@@ -112,16 +128,16 @@ struct translation4 {
 };
 
 /// Finds out what the translation of four packets does to their checksums, other than of those that are `kept` as they are.
-/// Returns the third words of the IPv4 headers, with one hop less.
-FINLINE quad translated(struct translation4 *t, const uint64_t *columns, quad third, quad kept) {
-  const quad change = words_of(columns + SLOTS, REWRITE + 8) & ~kept;
-  // One hop less: 0xfffe, which is -1.
-  const quad header = invert4(add4(invert4(third >> 16), add4(change >> 32 & four(0xffff), four(0xfffe))));
-  const quad tcp = same(third & four(0xff00), four(TCP << 8));
+/// Returns the third words of IPv4 headers, with one hop less.
+FINLINE quad translated(struct translation4 *t, const uint64_t *columns, quad word, quad kept, const int is_ipv6) {
+  const uint64_t header = is_ipv6 ? IPV6 : IPV4;
+  const quad change = words_of(columns + SLOTS, is_ipv6 ? REWRITE6 + 32 : REWRITE4 + 8) & ~kept;
+  const quad tcp = same(word >> (is_ipv6 ? 48 : 40) & four(0xff), four(TCP));
   // Eight octets of which the last two are the checksum: those are there.
   quad old;
   for (int i = 0; i < 4; i++) {
-    old[i] = load64((const uint8_t *)columns[PLACES + i] + (octet(columns + WORDS + i, 5) == TCP ? 30 : 20));
+    const int is_tcp = octet(columns + WORDS + i, is_ipv6 ? 6 : 5) == TCP;
+    old[i] = load64((const uint8_t *)columns[PLACES + i] + header + (is_tcp ? 10 : 0));
   }
   old >>= 48;
   quad new = invert4(add4(invert4(old), change >> 48));
@@ -129,15 +145,26 @@ FINLINE quad translated(struct translation4 *t, const uint64_t *columns, quad th
   new |= same(new, four(0)) & four(0xffff) & ~tcp;
   new &= ~same(old, four(0)) | tcp;
   store4(t->checksums, new);
-  store4(t->places, load4(columns + PLACES) + four(26) + (tcp & four(10)));
-  return ((third & four(0xffff)) - four(1)) | header << 16;
+  store4(t->places, load4(columns + PLACES) + four(header + 6) + (tcp & four(10)));
+  if (is_ipv6) return word;
+  // One hop less: 0xfffe, which is -1.
+  const quad third = word >> 32;
+  const quad sum = invert4(add4(invert4(third >> 16), add4(change >> 32 & four(0xffff), four(0xfffe))));
+  return ((third & four(0xffff)) - four(1)) | sum << 16;
 }
 
 /// Writes translations: of those packets that have a bit.
-FINLINE void translate4(const uint64_t *columns, const struct translation4 *t, unsigned rewrites) {
+FINLINE void translate4(
+    const uint64_t *columns, const struct translation4 *t, unsigned rewrites, const int is_ipv6) {
   for (int i = 0; i < 4; i++) {
     if (!(rewrites >> i & 1)) continue;
-    memcpy((char *)columns[PLACES + i] + 12, (const char *)columns[SLOTS + i] + REWRITE, 12);
+    char *p = (char *)columns[PLACES + i];
+    const char *slot = (const char *)columns[SLOTS + i];
+    if (is_ipv6) {
+      memcpy(p + 8, slot + REWRITE6, 36);
+    } else {
+      memcpy(p + 12, slot + REWRITE4, 12);
+    }
     memcpy((char *)t->places[i], t->checksums + i, 2);
   }
 }
@@ -150,7 +177,8 @@ FINLINE quad counted_down(quad third) {
 
 /// Sends on the four packets listed from place `first` on. False where they are not all alike, or something stands in
 /// their way: then nothing has been touched.
-FINLINE int send_four(struct kalsae_departure *d, const struct run4 *run, size_t first) {
+FINLINE int send_four(struct kalsae_departure *d, const struct run4 *run, size_t first, const int is_ipv6) {
+  const ptrdiff_t way_at = (is_ipv6 ? FLOW6 : FLOW4) + (ptrdiff_t)offsetof(struct kalsae_direction, epoch);
   const uint64_t *listed = run->listed + first;
   const quad entry = load4(listed), order = {0, 1, 2, 3};
   const size_t base = octet(listed, 0);
@@ -161,7 +189,7 @@ FINLINE int send_four(struct kalsae_departure *d, const struct run4 *run, size_t
   const uint64_t *columns = run->columns + base;
   if (unlikely(base + 4 > run->frame_count || highest(bad) || any(differs, differs))) return 0;
   quad direction, tally, leads, rest;
-  pairs_at(columns + SLOTS, WAY, &direction, &tally);
+  pairs_at(columns + SLOTS, way_at, &direction, &tally);
   const quad way = direction >> 32, hop = (way << 7) + run->hops;
   // Where `find` has said: so the rows of slots and of hops are waited for together.
   // Nothing of a hop is read before it is sure that there is one.
@@ -174,9 +202,10 @@ FINLINE int send_four(struct kalsae_departure *d, const struct run4 *run, size_t
   const unsigned kind = lead >> 32 & 0xff, port = lead & 0xffff;
   // The first packet of the answers is special, and so are those with a partial checksum.
   const quad is_first = same(low(tally), four(0)) & ~same(tally & four((uint64_t)0xff << 48), four(0));
-  bad = ((leads >> 48) - length) | (length - four(28)) | is_first | mark << 32;
+  bad = ((leads >> 48) - length) | (length - four(is_ipv6 ? IPV6 + 8 : IPV4 + 8)) | is_first | mark << 32;
   differs = low(direction ^ run->epoch) | ((leads ^ four(lead)) & four((uint64_t)0xff << 32 | 0xffff));
-  if (kind > 1) bad |= same(word & four(0x400000), four(0));
+  // An atomic packet needs no identification (RFC 6864).
+  if (kind > 1 && !is_ipv6) bad |= same(word & four(0x400000), four(0));
   if (unlikely(d->is_careful)) {
     // Of the same flow there can be more.
     bad |= four(d->offload_mask) - (tally & four(d->offload_mask)) - four(4);
@@ -202,28 +231,33 @@ FINLINE int send_four(struct kalsae_departure *d, const struct run4 *run, size_t
   const quad kept = same(tally >> 56, four(0));
   const unsigned rewrites = highest(kept) ^ 0xf;
   struct translation4 translation;
-  const quad third = rewrites ? translated(&translation, columns, word >> 32, kept) : counted_down(word >> 32);
+  quad third = word;
+  if (rewrites) {
+    third = translated(&translation, columns, word, kept, is_ipv6);
+  } else if (!is_ipv6) {
+    third = counted_down(word >> 32);
+  }
   quad outer = third, outer_rest = third;
   if (kind > 1) {
     const quad carried = mark >> 48 & leads >> 40 & four(0xff);
     wrap4(&outer, &outer_rest, rest >> 32, rest & four(0xffff), carried, length, load4(columns + HASHES));
   }
   switch (kind) {
-  case 1: put4(columns, outer, outer_rest, third, length, run->seen, 1); break;
-  case 2: put4(columns, outer, outer_rest, third, length, run->seen, 2); break;
-  case 3: put4(columns, outer, outer_rest, third, length, run->seen, 3); break;
-  default: put4(columns, outer, outer_rest, third, length, run->seen, 4); break;
+  case 1: put4(columns, outer, outer_rest, third, length, run->seen, is_ipv6, 1); break;
+  case 2: put4(columns, outer, outer_rest, third, length, run->seen, is_ipv6, 2); break;
+  case 3: put4(columns, outer, outer_rest, third, length, run->seen, is_ipv6, 3); break;
+  default: put4(columns, outer, outer_rest, third, length, run->seen, is_ipv6, 4); break;
   }
   // (All of them: without a look at each.)
   if (rewrites == 0xf) {
-    translate4(columns, &translation, 0xf);
+    translate4(columns, &translation, 0xf, is_ipv6);
   } else if (rewrites) {
-    translate4(columns, &translation, rewrites);
+    translate4(columns, &translation, rewrites, is_ipv6);
   }
   return 1;
 }
 
-FOURS size_t kalsae_plain_send_fours(struct kalsae_departure *d, size_t first, size_t end) {
+FINLINE size_t send_run(struct kalsae_departure *d, size_t first, size_t end, const int is_ipv6) {
   const struct run4 run = {
       .columns = d->columns,
       .listed = d->columns + LISTED + d->start,
@@ -236,8 +270,16 @@ FOURS size_t kalsae_plain_send_fours(struct kalsae_departure *d, size_t first, s
       .seen = (quad)_mm256_set1_epi32((int)d->second),
   };
   const size_t begin = first;
-  while (first + 4 <= end && send_four(d, &run, first)) first += 4;
+  while (first + 4 <= end && send_four(d, &run, first, is_ipv6)) first += 4;
   d->grouped_count += first - begin;
   return first;
+}
+
+FOURS size_t kalsae_plain_send_fours(struct kalsae_departure *d, size_t first, size_t end) {
+  return send_run(d, first, end, 0);
+}
+
+FOURS size_t kalsae_plain_send6_fours(struct kalsae_departure *d, size_t first, size_t end) {
+  return send_run(d, first, end, 1);
 }
 #endif

@@ -1,6 +1,6 @@
 #include "plain_octets.h"
 
-enum { CHECKSUM_PARTIAL = 1, CHECKSUM_VERIFIED = 2, TRUNCATED = 8, TCP = 6, UDP = 17, ETHERNET = 14, IPV4 = 20 };
+enum { CHECKSUM_PARTIAL = 1, CHECKSUM_VERIFIED = 2, TRUNCATED = 8, TCP = 6, UDP = 17, ETHERNET = 14, IPV4 = 20, IPV6 = 40 };
 
 INLINE uint32_t total_length(const uint8_t *header) { return __builtin_bswap16(load16(header + 2)); }
 
@@ -153,4 +153,71 @@ size_t kalsae_plain_read(const struct kalsae_plain *plain, size_t first, size_t 
 
 size_t kalsae_plain_unwrap(const struct kalsae_plain *plain, size_t first, size_t end) {
   return read_in_way(plain, first, end, 1, 0);
+}
+
+/// Reads a bare frame with an IPv6 packet. Whether it is plain.
+INLINE int read_one6(const struct kalsae_plain *plain, size_t index, const int excludes) {
+  struct kalsae_frame *frame = plain->frames + index;
+  const uint32_t start = frame->start, length = frame->length;
+  const int partial = frame->flags & CHECKSUM_PARTIAL;
+  // What is read must be there.
+  if (load16(&frame->flags) & (0xff00 | TRUNCATED)) return 0;
+  if (start + ETHERNET < plain->room || length < ETHERNET + IPV6 + 8) return 0;
+  const uint8_t *p = frame->buffer + start, *header = p + ETHERNET;
+  if (!begins_plain(plain, p)) return 0;
+  const uint64_t first = load64(header);
+  const uint32_t total = IPV6 + __builtin_bswap16((uint16_t)(first >> 32)), transport = octet(&first, 6);
+  if (total > length - ETHERNET || total < IPV6 + 8 || total > 0xffff || octet(&first, 7) <= 1) return 0;
+  // The traffic class lies across two octets.
+  uint64_t mark = plain->mark | total | (uint64_t)(uint8_t)(__builtin_bswap16((uint16_t)first) >> 4) << 48;
+  if (transport == TCP) {
+    // What opens and closes connections changes more than counts.
+    if (total < IPV6 + 20 || header[IPV6 + 13] & 7) return 0;
+    mark |= (uint64_t)header[IPV6 + 13] << 56;
+  } else if (transport != UDP) {
+    return 0;
+  } else if (excludes) {
+    const uint16_t port = load16(header + IPV6 + 2);
+    if (port == plain->excluded[0] || port == plain->excluded[1]) return 0;
+  }
+  if (unlikely(partial)) {
+    // Of nothing but the transport header behind the IPv6 header.
+    if (frame->checksum_start != start + ETHERNET + IPV6 || frame->checksum_offset != (transport == TCP ? 16 : 6)) return 0;
+    mark |= (uint64_t)1 << 31;
+  }
+  uint64_t *key = (uint64_t *)plain->keys + 5 * index;
+  memcpy(key, header + 8, 32);
+  key[4] = plain->tail | load32(header + IPV6) | (uint64_t)transport << 32;
+  const uint64_t sources = kalsae_mix(load64(header + 8), load64(header + 16));
+  const uint64_t hash = kalsae_mix(sources, kalsae_mix(load64(header + 24), load64(header + 32)) ^ key[4]);
+  frame->port = plain->port;
+  plain->columns[HASHES + index] = hash;
+  plain->columns[WORDS + index] = first;
+  plain->columns[MARKS + index] = mark;
+  plain->columns[PLACES + index] = (uint64_t)header;
+  plain->columns[SPANS + index] = load64(&frame->start);
+  // Two cache lines.
+  const char *slot = (const char *)((const struct kalsae_slot6 *)plain->slots + (hash & (plain->slot_count - 1)));
+  kalsae_prefetch_write(slot);
+  kalsae_prefetch_write(slot + 64);
+  return 1;
+}
+
+INLINE size_t read_all6(const struct kalsae_plain *plain, size_t first, size_t end, const int excludes) {
+  while (first < end) {
+    size_t next = end;
+#if defined(__x86_64__)
+    if (plain->lanes > 1) {
+      first = kalsae_plain_read6_fours(plain, first, end);
+      if (end - first > 4) next = first + 4;
+    }
+#endif
+    while (first < next && read_one6(plain, first, excludes)) first++;
+    if (first < next) break;
+  }
+  return first;
+}
+
+size_t kalsae_plain_read6(const struct kalsae_plain *plain, size_t first, size_t end) {
+  return plain->excludes ? read_all6(plain, first, end, 1) : read_all6(plain, first, end, 0);
 }

@@ -159,31 +159,31 @@ INLINE size_t send_on(struct kalsae_departure *d, size_t first, size_t end, cons
 }
 
 /// Sends groups of packets, up to the first that are not all plain and alike.
-INLINE size_t send_groups(struct kalsae_departure *d, size_t first, size_t end) {
+INLINE size_t send_groups(struct kalsae_departure *d, size_t first, size_t end, const int is_ipv6) {
 #if defined(__x86_64__)
+  if (is_ipv6) return kalsae_plain_send6_fours(d, first, end);
   return (d->lanes == 8 ? kalsae_plain_send_eights : kalsae_plain_send_fours)(d, first, end);
 #else
-  (void)d, (void)end;
+  (void)d, (void)end, (void)is_ipv6;
   return first;
 #endif
 }
 
-size_t kalsae_plain_send4(struct kalsae_departure *d, size_t first, size_t end) {
+INLINE size_t send_all(struct kalsae_departure *d, size_t first, size_t end, const int is_ipv6) {
   size_t next = d->run = first;
   while (next < end) {
     // Some at a time where they are alike, and what stands in the way of that singly.
     size_t stop = end;
     if (d->lanes > 1 && !d->unlisted_count) {
-      next = send_groups(d, next, end);
+      next = send_groups(d, next, end, is_ipv6);
       if (end - next > d->lanes) stop = next + d->lanes;
     }
-    next = send_on(d, next, stop, 0);
+    next = send_on(d, next, stop, is_ipv6);
     if (next < stop) break;
   }
   return next;
 }
 
-size_t kalsae_plain_send6(struct kalsae_departure *d, size_t first, size_t end) {
-  d->run = first;
-  return send_on(d, first, end, 1);
-}
+size_t kalsae_plain_send4(struct kalsae_departure *d, size_t first, size_t end) { return send_all(d, first, end, 0); }
+
+size_t kalsae_plain_send6(struct kalsae_departure *d, size_t first, size_t end) { return send_all(d, first, end, 1); }

@@ -1,5 +1,5 @@
 #pragma once
-// The fast path's parser of plain packets over IPv4: some frames at a time where the processor has vectors.
+// The fast path's parser of plain packets; over IPv4 it takes some frames at a time where the processor has vectors.
 #include <stddef.h>
 #include <stdint.h>
 
@@ -28,7 +28,7 @@ enum { kalsae_part_length = 64, kalsae_column_count = 8, kalsae_column_length = 
 /// What frames must be, and where to leave what was read of them.
 struct kalsae_plain {
   struct kalsae_frame *frames;
-  /// For each frame: source and destination address; ports, transport and `tail`: the flow's key.
+  /// For each frame: source and destination address; ports, transport and `tail`: the flow's key. Of IPv6 those are five words.
   uint64_t (*keys)[2];
   /// The columns of `PlainPackets`, `kalsae_column_length` words each, from where the first packet of the batch would have its
   /// words were it of the same part: the key's hash; octets 4 to 11 of the IPv4 header; the mark (`PlainMark`); which packets
@@ -36,7 +36,7 @@ struct kalsae_plain {
   /// loops that take several packets at a time also where the IPv4 header is; the frame's place and length in its buffer; where
   /// the flow's slot and its hop are, and before that where the slot is asked for.
   uint64_t *columns;
-  /// Where the flows' slots are (`kalsae_slot4`), to have them ready. Their number is a power of two.
+  /// Where the flows' slots are (`kalsae_slot4` or `kalsae_slot6`), to have them ready. Their number is a power of two.
   const void *slots;
   size_t slot_count;
   /// What a key has besides.
@@ -52,7 +52,7 @@ struct kalsae_plain {
   uint8_t excludes;
   uint16_t excluded[2];
   /// Eight octets each of the frame from its second octet before the first on (so that headers are aligned), and those that
-  /// count; of bare frames the first three matter, the third of which is the beginning of the IPv4 header. Of frames in a
+  /// count; of bare frames the first three matter, the third of which is the beginning of the network-layer header. Of frames in a
   /// tunnel also the eight octets before the inner IPv4 header, and the first eight of it.
   uint64_t outer[8], outer_mask[8];
   uint64_t inner, inner_mask;
@@ -71,6 +71,8 @@ unsigned kalsae_plain_lanes(void);
 /// Reads the frames from `first` on, before `end`, as long as they are plain TCP or UDP over IPv4. Returns the place of the
 /// first that is not. Nothing of the frames is changed but the port; the slots of the packets' flows are asked for.
 size_t kalsae_plain_read(const struct kalsae_plain *plain, size_t first, size_t end);
+/// The same for bare frames with IPv6.
+size_t kalsae_plain_read6(const struct kalsae_plain *plain, size_t first, size_t end);
 /// The same for frames in a tunnel over IPv4. Who sent them has still to be looked at.
 size_t kalsae_plain_unwrap(const struct kalsae_plain *plain, size_t first, size_t end);
 
@@ -98,6 +100,7 @@ size_t kalsae_plain_trust(const struct kalsae_plain *plain, const struct kalsae_
 size_t kalsae_plain_read_fours(const struct kalsae_plain *plain, size_t first, size_t end);
 size_t kalsae_plain_unwrap_fours(const struct kalsae_plain *plain, size_t first, size_t end);
 size_t kalsae_plain_read_eights(const struct kalsae_plain *plain, size_t first, size_t end);
+size_t kalsae_plain_read6_fours(const struct kalsae_plain *plain, size_t first, size_t end);
 size_t kalsae_plain_unwrap_eights(const struct kalsae_plain *plain, size_t first, size_t end);
 
 /// Lists the `count` places from `first` on.

@@ -123,8 +123,10 @@ void kalsae_plain_find6(const struct kalsae_search *search, size_t count);
 size_t kalsae_plain_send4(struct kalsae_departure *departure, size_t first, size_t end);
 size_t kalsae_plain_send6(struct kalsae_departure *departure, size_t first, size_t end);
 
-/// `kalsae_plain_send4` for groups of four or eight packets, up to the first group that is not all plain and alike.
+/// `kalsae_plain_send4` for groups of four or eight packets, and `kalsae_plain_send6` for four, up to the first group that is
+/// not all plain and alike.
 size_t kalsae_plain_send_fours(struct kalsae_departure *departure, size_t first, size_t end);
+size_t kalsae_plain_send6_fours(struct kalsae_departure *departure, size_t first, size_t end);
 size_t kalsae_plain_send_eights(struct kalsae_departure *departure, size_t first, size_t end);
 
 /// One hop less, in the third word of an IPv4 header: time to live, protocol, checksum, as they lie in memory read as a

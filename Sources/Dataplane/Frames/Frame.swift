@@ -106,24 +106,6 @@ public struct Frame: BitwiseCopyable {
     get { unsafe Octets(unsafe: buffer + Int(start), count: Int(length)) }
   }
 
-  /// Whether the frame is an ordinary one, whole; its checksum may be partial.
-  @inlinable
-  public var isOrdinary: Bool {
-    @inline(__always)
-    get {
-      // Two octets side by side, read at once.
-      (UInt16(flags.rawValue) | UInt16(segmentation.rawValue) << 8) & (0xff00 | UInt16(FrameFlags.truncated.rawValue))
-        == 0
-    }
-  }
-
-  /// Whether the partial checksum is of what begins `start` octets from the packet's first, and its field `offset` octets
-  /// further.
-  @inlinable
-  public func hasPartialChecksum(at start: Int, offset: Int) -> Bool {
-    Int(checksumStart) == Int(self.start) &+ start && Int(checksumOffset) == offset
-  }
-
   /// The octets that can still be pushed before the packet.
   @inlinable
   public var headroom: Int { Int(start) }

@@ -47,7 +47,7 @@ struct Core: ~Copyable {
   /// What the last plain packet from the underlay came in: most come in the same.
   var lastEncapsulation = Encapsulation.none
   /// How many plain packets are read, looked up and sent at a time: 8, 4 or 1, and not more than the processor can.
-  var lanes = PlainReader.lanes
+  var lanes = Core.mostLanes
   /// How many were sent in such groups.
   var sentInGroups = 0
   /// Whether plain packets take the fast path; without it they go the general way, with the same result.

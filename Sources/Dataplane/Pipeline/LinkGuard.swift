@@ -46,21 +46,15 @@ struct LinkGuard: BitwiseCopyable {
 
   var isUsable: Bool { secondMask != 0 }
 
-  /// What the first 16 octets of a frame with an IPv4 packet are compared with.
-  var pattern: (first: MaskedWord, second: MaskedWord) {
-    (MaskedWord(value: first & firstMask, mask: firstMask), MaskedWord(value: second & secondMask, mask: secondMask))
+  /// What the first 16 octets of a frame with a packet of either family are compared with.
+  func pattern(isIPv6: Bool) -> (first: MaskedWord, second: MaskedWord) {
+    let (value, mask) = isIPv6 ? (second6, second6Mask) : (second, secondMask)
+    return (MaskedWord(value: first & firstMask, mask: firstMask), MaskedWord(value: value & mask, mask: mask))
   }
 
   /// What a frame says that it carries; 0 where it is too short to say it.
   @inline(__always)
   static func type(_ octets: Octets) -> UInt16 { octets.count >= EthernetHeader.length ? octets[u16: 12] : 0 }
-
-  /// Whether a frame begins so, with an IPv6 packet.
-  @inline(__always)
-  func admits6(_ octets: Octets) -> Bool {
-    octets.count >= 16
-      && (octets[u64Native: 0] ^ first) & firstMask | (octets[u64Native: 8] ^ second6) & second6Mask == 0
-  }
 }
 
 /// What a plain packet in VXLAN or Geneve over IPv4 has between the outer and the inner network-layer header: the tunnel's

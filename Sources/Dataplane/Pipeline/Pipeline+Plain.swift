@@ -1,5 +1,3 @@
-import Addresses
-
 /// The fast path's parser: whole TCP and UDP packets without options, bare or in a tunnel over IPv4, as most packets are.
 /// It reads each header word once, and touches nothing. Whatever is not as expected, for better or worse, is left to the
 /// general way, which decides what it is.
@@ -11,18 +9,16 @@ extension Pipeline {
       let rest = next..<part.upperBound
       next = isUnderlay ? readUnderlay(rest, batch, tables) : read(rest, batch)
       guard next < part.upperBound else { return }
-      if !isUnderlay {
-        let rest = next..<part.upperBound
-        let after =
-          switch LinkGuard.type(batch[next].octets) {
-          case EtherType.ipv6.rawValue: read6(rest, batch)
-          case EtherType.arp.rawValue: readARP(rest, &batch, tables)
-          default: next
-          }
-        guard after == next else {
-          next = after
-          continue
+      let others = next..<part.upperBound
+      let after =
+        switch LinkGuard.type(batch[next].octets) {
+        case EtherType.ipv6.rawValue: read6(others, batch, tables, isUnderlay: isUnderlay)
+        case EtherType.arp.rawValue where !isUnderlay: readARP(others, &batch, tables)
+        default: next
         }
+      guard after == next else {
+        next = after
+        continue
       }
       parse(next, &batch, tables)
       next += 1
@@ -38,18 +34,14 @@ extension Pipeline {
     return next
   }
 
-  /// Reads frames as long as they are plain IPv6, and returns the place of the first that is not.
+  /// Reads frames as long as they are plain IPv6 without a tunnel, and returns the place of the first that is not.
   @inline(never)
-  private mutating func read6(_ part: Range<Int>, _ batch: borrowing FrameBatch) -> Int {
-    let frames = batch.view
-    let link = core.link
-    let sink = PlainSink(v6, core)
-    var next = part.lowerBound
-    while next < part.upperBound {
-      let frame = frames[next]
-      guard frame.isOrdinary, link.admits6(frame.octets), sink.enter6(next, frames) else { break }
-      next &+= 1
-    }
+  private mutating func read6(
+    _ part: Range<Int>, _ batch: borrowing FrameBatch, _ tables: borrowing Tables, isUnderlay: Bool
+  ) -> Int {
+    var reader = PlainReader(PlainSink(v6, core), batch.view, core, part: PacketColumns.part(of: part.lowerBound))
+    if isUnderlay { reader.exclude(tables.settings.vxlanPort, tables.settings.genevePort) }
+    let next = reader.read(part)
     v6.list.append(contentsOf: part.lowerBound..<next)
     return next
   }
@@ -105,42 +97,5 @@ extension Pipeline {
     reader.expect(encapsulation, core, tables.settings)
     let end = reader.unwrap(part)
     return reader.trust(tables.peers4, encapsulation, part.lowerBound..<end)
-  }
-}
-
-extension PlainSink<FlowKey6> {
-  /// The same for a packet whose IPv6 header is behind the frame's Ethernet header.
-  @inline(__always)
-  func enter6(_ index: Int, _ frames: FrameBatchView) -> Bool {
-    let frame = frames[index]
-    let octets = frame.octets
-    guard Int(frame.start) >= HopRecord.templateSize,
-      octets.count >= EthernetHeader.length + IPv6Header.length + UDPHeader.length
-    else { return false }
-    let packet = octets.dropping(EthernetHeader.length)
-    let word = UInt64(littleEndian: packet[u64Native: 0])
-    let length = IPv6Header.length &+ Int(packet[u16: 4])
-    let transport = FlowRewrite6.transport(word)
-    let isTCP = transport == IPProtocol.tcp.rawValue
-    guard isTCP || transport == IPProtocol.udp.rawValue, length <= packet.count, length <= 0xffff,
-      length >= IPv6Header.length &+ (isTCP ? TCPHeader.length : UDPHeader.length),
-      FlowRewrite6.timeToLive(word) > 1
-    else { return false }
-    let tcpFlags = isTCP ? packet[IPv6Header.length + 13] : 0
-    guard tcpFlags & 0x07 == 0 else { return false }
-    var mark = PlainMark(offset: EthernetHeader.length)
-      .with(length: length, trafficClass: UInt8(truncatingIfNeeded: packet[u16: 0] >> 4)).with(tcpFlags: tcpFlags)
-    if frame.flags.contains(.checksumPartial) {
-      guard frame.hasPartialChecksum(at: EthernetHeader.length + IPv6Header.length, offset: isTCP ? 16 : 6) else {
-        return false
-      }
-      mark = mark.partial
-    }
-    frames[index].port = port
-    enter(
-      index,
-      FlowKey6(addressesOf: packet, tail.adding(ports: packet[u32Native: IPv6Header.length], transport: transport)),
-      word, mark)
-    return true
   }
 }

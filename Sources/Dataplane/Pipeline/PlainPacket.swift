@@ -61,22 +61,6 @@ struct PlainMark: BitwiseCopyable {
     word = UInt64(UInt8(truncatingIfNeeded: offset)) << 16 | UInt64(tunnel) << 24
   }
 
-  /// The same with the packet's length and traffic class.
-  @inline(__always)
-  func with(length: Int, trafficClass: UInt8) -> PlainMark {
-    PlainMark(word: word | UInt64(UInt16(truncatingIfNeeded: length)) | UInt64(trafficClass) << 48)
-  }
-
-  @inline(__always)
-  func with(tcpFlags: UInt8) -> PlainMark { PlainMark(word: word | UInt64(tcpFlags) << 56) }
-
-  @inline(__always)
-  func from(peer: UInt16) -> PlainMark { PlainMark(word: word | UInt64(peer) << 32) }
-
-  /// The same where the transport checksum covers only the pseudo header yet.
-  @inline(__always)
-  var partial: PlainMark { PlainMark(word: word | 1 << 31) }
-
   /// The octets of the network-layer packet; 0 where it is not plain.
   var length: Int {
     @inline(__always) get { Int(UInt16(truncatingIfNeeded: word)) }
@@ -107,10 +91,8 @@ struct PlainMark: BitwiseCopyable {
 struct PlainSink<Key: FlowKey> {
   let keys: PerPacketView<Key>
   let plain: PlainPacketsView
-  private let flows: FlowTableView<Key>
-  var slots: MemoryView<FlowSlot<Key>> {
-    @inline(__always) get { flows.slots }
-  }
+  /// Where the packets' flows are.
+  let slots: MemoryView<FlowSlot<Key>>
   let tail: FlowKeyTail
   let port: PortIndex
 
@@ -118,18 +100,9 @@ struct PlainSink<Key: FlowKey> {
   init(_ family: borrowing Family<Key>, _ core: borrowing Core) {
     keys = family.keys.view
     plain = family.plain.view
-    flows = family.flows.table.view
+    slots = family.flows.table.slots.view
     tail = FlowKeyTail(flags: FlowKeyTail.used, zone: core.ingressRecord.zone.rawValue)
     port = core.ingress
-  }
-
-  /// Notes what is known of a packet, and asks for the slot of its flow.
-  @inline(__always)
-  func enter(_ index: Int, _ key: Key, _ word: UInt64, _ mark: PlainMark) {
-    let hash = key.hash
-    flows.prefetch(hash)
-    keys[index] = key
-    plain.set(index, hash, word, mark)
   }
 }
 

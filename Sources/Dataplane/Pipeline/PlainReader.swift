@@ -1,19 +1,16 @@
 import Addresses
 import CDataplane
 
-/// The fast path's parser of packets over IPv4 (`kalsae_plain_read`), some frames at a time where the processor can.
+/// The fast path's parser (`kalsae_plain_read`), for packets over IPv4 some frames at a time where the processor can.
 ///
 /// Unsafe: hands to C where frames are and where to leave what is read of them.
 @safe
-struct PlainReader {
-  /// How many frames the processor can take at a time: 8, 4 or 1.
-  static var lanes: UInt8 { UInt8(kalsae_plain_lanes()) }
-
+struct PlainReader<Key: FlowKey> {
   private var plain = unsafe kalsae_plain()
 
   /// For bare packets that begin as they do at the port.
   @inline(__always)
-  init(_ sink: PlainSink<FlowKey4>, _ frames: FrameBatchView, _ core: borrowing Core, part start: Int) {
+  init(_ sink: PlainSink<Key>, _ frames: FrameBatchView, _ core: borrowing Core, part start: Int) {
     unsafe plain.frames = UnsafeMutableRawPointer(frames.pointer).assumingMemoryBound(to: kalsae_frame.self)
     unsafe plain.keys = UnsafeMutableRawPointer(sink.keys.pointer)
       .assumingMemoryBound(to: (UInt64, UInt64).self)
@@ -25,14 +22,15 @@ struct PlainReader {
     unsafe plain.port = sink.port.rawValue
     unsafe plain.lanes = core.lanes
     let link = core.link
-    let (first, second) = (link.pattern.first, link.pattern.second)
+    let (first, second) = link.pattern(isIPv6: Key.isIPv6)
     // Two octets further on, and little-endian: what lies first is lowest.
     unsafe plain.outer.0 = first.value << 16
     unsafe plain.outer_mask.0 = first.mask << 16
     unsafe plain.outer.1 = first.value >> 48 | second.value << 16
     unsafe plain.outer_mask.1 = first.mask >> 48 | second.mask << 16
-    unsafe plain.outer.2 = 0x45
-    unsafe plain.outer_mask.2 = 0xff3f_0000_0000_00ff
+    // Version 4, five words, neither "more fragments" nor an offset; or version 6.
+    unsafe plain.outer.2 = Key.isIPv6 ? 0x60 : 0x45
+    unsafe plain.outer_mask.2 = Key.isIPv6 ? 0xf0 : 0xff3f_0000_0000_00ff
     unsafe plain.mark = PlainMark(offset: EthernetHeader.length).word
   }
 
@@ -89,7 +87,13 @@ struct PlainReader {
   /// Reads bare packets; returns the place of the first that was not read.
   @inline(__always)
   func read(_ part: Range<Int>) -> Int {
-    unsafe withUnsafePointer(to: plain) { unsafe Int(kalsae_plain_read($0, part.lowerBound, part.upperBound)) }
+    unsafe withUnsafePointer(to: plain) {
+      let next =
+        unsafe Key.isIPv6
+        ? kalsae_plain_read6($0, part.lowerBound, part.upperBound)
+        : kalsae_plain_read($0, part.lowerBound, part.upperBound)
+      return Int(next)
+    }
   }
 
   /// Notes which peers packets came from that were unwrapped; returns the place of the first that may not come so (NODE-4).
@@ -120,4 +124,9 @@ struct PlainReader {
 struct MaskedWord {
   var value: UInt64
   var mask: UInt64
+}
+
+extension Core {
+  /// How many frames the processor can take at a time: 8, 4 or 1.
+  static var mostLanes: UInt8 { UInt8(kalsae_plain_lanes()) }
 }
