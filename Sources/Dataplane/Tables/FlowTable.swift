@@ -85,8 +85,8 @@ struct FlowTable<Key: FlowKey>: ~Copyable {
     mask = size - 1
   }
 
-  /// The slots of a table that is no longer small: 16 MiB of IPv4 flows.
-  private static var spacious: Int { 1 << 18 }
+  /// The slots of a table that is no longer small: 64 MiB of IPv4 flows, 128 of IPv6.
+  private static var spacious: Int { 1 << 20 }
 
   var isFull: Bool { count + 2 > limit }
   var octets: Int { slots.octets }
