@@ -128,7 +128,7 @@ struct translation4 {
 };
 
 /// Finds out what the translation of four packets does to their checksums, other than of those that are `kept` as they are.
-/// Returns the third words of IPv4 headers, with one hop less.
+/// Returns the third words of IPv4 headers, with one hop less; of IPv6 nothing.
 FINLINE quad translated(struct translation4 *t, const uint64_t *columns, quad word, quad kept, const int is_ipv6) {
   const uint64_t header = is_ipv6 ? IPV6 : IPV4;
   const quad change = words_of(columns + SLOTS, is_ipv6 ? REWRITE6 + 32 : REWRITE4 + 8) & ~kept;

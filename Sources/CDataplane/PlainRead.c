@@ -4,6 +4,9 @@ enum { CHECKSUM_PARTIAL = 1, CHECKSUM_VERIFIED = 2, TRUNCATED = 8, TCP = 6, UDP 
 
 INLINE uint32_t total_length(const uint8_t *header) { return __builtin_bswap16(load16(header + 2)); }
 
+/// It lies across two octets.
+INLINE uint8_t traffic_class6(const uint8_t *header) { return (uint8_t)(__builtin_bswap16(load16(header)) >> 4); }
+
 /// Whether an IPv4 header without options has the right checksum. The one's complement sum in 64 bits: 2^16 and 2^64 are
 /// both 1 modulo 65535, so it is right when that divides it. A multiple of 65535 is what the inverse of 65535 makes small.
 INLINE int is_intact(const uint8_t *header) {
@@ -17,7 +20,7 @@ INLINE int is_intact(const uint8_t *header) {
 INLINE uint64_t differ(const uint8_t *p, uint64_t value, uint64_t mask) { return (load64(p) ^ value) & mask; }
 
 /// Whether a frame in a tunnel has the headers that are expected, and how long the inner packet may be; 0 where it has not.
-INLINE uint32_t inner_room(const struct kalsae_plain *plain, const uint8_t *p, uint32_t length) {
+INLINE uint32_t inner_room(const struct kalsae_plain *plain, const uint8_t *p, uint32_t length, const int is_ipv6) {
   uint64_t difference = differ(p + plain->offset - 8, plain->inner, plain->inner_mask);
   for (int i = 0; i < 8; i++) difference |= differ(p + 8 * i - 2, plain->outer[i], plain->outer_mask[i]);
   const uint8_t *outer = p + ETHERNET;
@@ -25,8 +28,9 @@ INLINE uint32_t inner_room(const struct kalsae_plain *plain, const uint8_t *p, u
   // The outer packet must be whole; the inner one must end where it does, or before.
   if (difference || total > length - ETHERNET || total + ETHERNET < plain->offset || !is_intact(outer)) return 0;
   // TUN-5, TUN-6: nothing to carry over.
-  if (plain->uniform_ttl && p[plain->offset + 8] > outer[8]) return 0;
-  if (outer[1] != p[plain->offset + 1] && (outer[1] & 3 || plain->uniform_dscp)) return 0;
+  const uint8_t *header = p + plain->offset;
+  if (plain->uniform_ttl && header[is_ipv6 ? 7 : 8] > outer[8]) return 0;
+  if (outer[1] != (is_ipv6 ? traffic_class6(header) : header[1]) && (outer[1] & 3 || plain->uniform_dscp)) return 0;
   if (plain->has_udp) {
     // A length that covers the headers and does not exceed the packet.
     const uint32_t covered = __builtin_bswap16(load16(outer + IPV4 + 4));
@@ -63,7 +67,7 @@ INLINE int read_one(
   const uint8_t *p = frame->buffer + start, *header = p + offset;
   uint32_t room = length - offset;
   if (is_tunnel) {
-    room = inner_room(plain, p, length);
+    room = inner_room(plain, p, length, 0);
     // Version 4, five words; neither "more fragments" nor an offset.
     if (differ(header, 0x45, 0xff3f0000000000ff)) return 0;
   } else if (!begins_plain(plain, p)) {
@@ -155,21 +159,26 @@ size_t kalsae_plain_unwrap(const struct kalsae_plain *plain, size_t first, size_
   return read_in_way(plain, first, end, 1, 0);
 }
 
-/// Reads a bare frame with an IPv6 packet. Whether it is plain.
-INLINE int read_one6(const struct kalsae_plain *plain, size_t index, const int excludes) {
+/// Reads a frame with an IPv6 packet. Whether it is plain.
+INLINE int read_one6(const struct kalsae_plain *plain, size_t index, const int is_tunnel, const int excludes) {
   struct kalsae_frame *frame = plain->frames + index;
-  const uint32_t start = frame->start, length = frame->length;
+  const uint32_t offset = is_tunnel ? plain->offset : ETHERNET, start = frame->start, length = frame->length;
   const int partial = frame->flags & CHECKSUM_PARTIAL;
   // What is read must be there.
-  if (load16(&frame->flags) & (0xff00 | TRUNCATED)) return 0;
-  if (start + ETHERNET < plain->room || length < ETHERNET + IPV6 + 8) return 0;
-  const uint8_t *p = frame->buffer + start, *header = p + ETHERNET;
-  if (!begins_plain(plain, p)) return 0;
+  if (load16(&frame->flags) & (0xff00 | TRUNCATED | (is_tunnel ? CHECKSUM_PARTIAL : 0))) return 0;
+  if (start + offset < plain->room || length < offset + IPV6 + 8) return 0;
+  const uint8_t *p = frame->buffer + start, *header = p + offset;
+  uint32_t room = length - offset;
+  if (is_tunnel) {
+    room = inner_room(plain, p, length, 1);
+    if (header[0] >> 4 != 6) return 0;
+  } else if (!begins_plain(plain, p)) {
+    return 0;
+  }
   const uint64_t first = load64(header);
-  const uint32_t total = IPV6 + __builtin_bswap16((uint16_t)(first >> 32)), transport = octet(&first, 6);
-  if (total > length - ETHERNET || total < IPV6 + 8 || total > 0xffff || octet(&first, 7) <= 1) return 0;
-  // The traffic class lies across two octets.
-  uint64_t mark = plain->mark | total | (uint64_t)(uint8_t)(__builtin_bswap16((uint16_t)first) >> 4) << 48;
+  const uint32_t total = IPV6 + __builtin_bswap16((uint16_t)(first >> 32)), transport = header[6];
+  if (total > room || total < IPV6 + 8 || total > 0xffff || header[7] <= 1) return 0;
+  uint64_t mark = plain->mark | total | (uint64_t)traffic_class6(header) << 48;
   if (transport == TCP) {
     // What opens and closes connections changes more than counts.
     if (total < IPV6 + 20 || header[IPV6 + 13] & 7) return 0;
@@ -182,9 +191,10 @@ INLINE int read_one6(const struct kalsae_plain *plain, size_t index, const int e
   }
   if (unlikely(partial)) {
     // Of nothing but the transport header behind the IPv6 header.
-    if (frame->checksum_start != start + ETHERNET + IPV6 || frame->checksum_offset != (transport == TCP ? 16 : 6)) return 0;
+    if (frame->checksum_start != start + offset + IPV6 || frame->checksum_offset != (transport == TCP ? 16 : 6)) return 0;
     mark |= (uint64_t)1 << 31;
   }
+  if (is_tunnel && frame->flags & CHECKSUM_VERIFIED) mark |= VERIFIED;
   uint64_t *key = (uint64_t *)plain->keys + 5 * index;
   memcpy(key, header + 8, 32);
   key[4] = plain->tail | load32(header + IPV6) | (uint64_t)transport << 32;
@@ -196,6 +206,7 @@ INLINE int read_one6(const struct kalsae_plain *plain, size_t index, const int e
   plain->columns[MARKS + index] = mark;
   plain->columns[PLACES + index] = (uint64_t)header;
   plain->columns[SPANS + index] = load64(&frame->start);
+  if (is_tunnel) plain->columns[LISTED + index] = load32(p + ETHERNET + 12);
   // Two cache lines.
   const char *slot = (const char *)((const struct kalsae_slot6 *)plain->slots + (hash & (plain->slot_count - 1)));
   kalsae_prefetch_write(slot);
@@ -203,21 +214,27 @@ INLINE int read_one6(const struct kalsae_plain *plain, size_t index, const int e
   return 1;
 }
 
-INLINE size_t read_all6(const struct kalsae_plain *plain, size_t first, size_t end, const int excludes) {
+/// Reads frames with IPv6 as long as they are plain; of groups, what stands in the way of one singly.
+INLINE size_t read_all6(
+    const struct kalsae_plain *plain, size_t first, size_t end, const int is_tunnel, const int excludes) {
   while (first < end) {
     size_t next = end;
 #if defined(__x86_64__)
-    if (plain->lanes > 1) {
-      first = kalsae_plain_read6_fours(plain, first, end);
+    if (plain->lanes > 1 && !plain->singly) {
+      first = (is_tunnel ? kalsae_plain_unwrap6_fours : kalsae_plain_read6_fours)(plain, first, end);
       if (end - first > 4) next = first + 4;
     }
 #endif
-    while (first < next && read_one6(plain, first, excludes)) first++;
+    while (first < next && read_one6(plain, first, is_tunnel, excludes)) first++;
     if (first < next) break;
   }
   return first;
 }
 
 size_t kalsae_plain_read6(const struct kalsae_plain *plain, size_t first, size_t end) {
-  return plain->excludes ? read_all6(plain, first, end, 1) : read_all6(plain, first, end, 0);
+  return plain->excludes ? read_all6(plain, first, end, 0, 1) : read_all6(plain, first, end, 0, 0);
+}
+
+size_t kalsae_plain_unwrap6(const struct kalsae_plain *plain, size_t first, size_t end) {
+  return read_all6(plain, first, end, 1, 0);
 }

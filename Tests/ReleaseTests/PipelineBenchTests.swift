@@ -29,7 +29,11 @@ struct PipelineBenchTests {
   /// choose.
   @Test(
     "The check of a case finds every wrong bit",
-    arguments: ["forward", "ipip-encap", "vxlan-encap", "gre-encap", "geneve-encap", "vxlan-decap", "service+vxlan"])
+    arguments: [
+      "forward", "forward6", "receive", "receive6", "ipip-encap", "vxlan-encap", "gre-encap", "geneve-encap",
+      "vxlan-decap",
+      "service+vxlan",
+    ])
   func checks(_ name: String) throws {
     let bench = try #require(PipelineCase.all.first { $0.name == name })
     let rig = try PipelineRig(bench, flows: 4, size: 64)

@@ -13,7 +13,7 @@ public struct PipelineCase: Sendable {
   enum Kind: Sendable {
     /// A pod sends to pods of other nodes.
     case send
-    /// Tunnel packets from other nodes reach the pod.
+    /// Packets from other nodes reach the pod, in a tunnel or not.
     case receive
     /// A pod sends to services.
     case service
@@ -40,6 +40,8 @@ public struct PipelineCase: Sendable {
   public static let all: [PipelineCase] = [
     PipelineCase("forward", .send),
     PipelineCase("forward6", .send, isIPv6: true),
+    PipelineCase("receive", .receive),
+    PipelineCase("receive6", .receive, isIPv6: true),
     PipelineCase("ipip-encap", .send, tunnel: .ipip),
     PipelineCase("ipip-decap", .receive, tunnel: .ipip),
     PipelineCase("vxlan-encap", .send, tunnel: .vxlan),
@@ -89,9 +91,11 @@ public struct PipelineCase: Sendable {
     case .receive:
       PacketSet(count: flows) {
         let flow = number($0)
-        let inner = Packets.udp(
-          remote(flow), pod(false), ports: ports(flow), size: size, sourceMAC: .zero, destinationMAC: .zero)
-        return Packets.encapsulated(inner, shape.tunnel ?? .vxlan, from: flow % shape.peers)
+        let peer = flow % shape.peers
+        let packet = Packets.udp(
+          remote(flow), pod(isIPv6), ports: ports(flow), size: size, sourceMAC: MACAddress(derivedFrom: "n\(peer)"),
+          destinationMAC: BenchNode.underlayMAC)
+        return shape.tunnel.map { Packets.encapsulated(packet, $0, from: peer) } ?? packet
       }
     }
   }

@@ -21,7 +21,8 @@ package enum PipelineCheck {
           bench.shape.tunnel.map { tunnelled(sent, received, $0, .toEndpoint(bench.shape)) }
             ?? passed(sent.dropping(14), received.dropping(14), .toEndpoint(bench.shape)) ?? link(received)
         case .receive:
-          passed(inner(sent, bench.shape.tunnel ?? .vxlan), received.dropping(14), nil) ?? delivered(received)
+          passed(inner(sent, bench.shape.tunnel), received.dropping(14), nil)
+            ?? delivered(received, bench.isIPv6 ? .ipv6 : .ipv4)
         case .reply: passed(sent.dropping(14), received.dropping(14), .toClient) ?? delivered(received)
         }
       }
@@ -53,10 +54,11 @@ package enum PipelineCheck {
     }
   }
 
-  /// The inner packet of a tunnel packet in an Ethernet frame.
+  /// The packet in an Ethernet frame: that in the tunnel, where there is one.
   @_lifetime(copy frame)
-  private static func inner(_ frame: Octets, _ tunnel: IPPool.Tunnel) -> Octets {
+  private static func inner(_ frame: Octets, _ tunnel: IPPool.Tunnel?) -> Octets {
     switch tunnel {
+    case nil: frame.dropping(14)
     case .ipip: frame.dropping(34)
     case .gre: frame.dropping(38)
     case .vxlan, .geneve: frame.dropping(64)
@@ -109,9 +111,9 @@ package enum PipelineCheck {
   }
 
   /// The Ethernet header of what the pod gets.
-  private static func delivered(_ received: Octets) -> String? {
+  private static func delivered(_ received: Octets, _ type: EtherType = .ipv4) -> String? {
     guard received[mac: 0] == BenchNode.podMAC, received[mac: 6] == PodAttachment.hostMAC,
-      received[u16: 12] == 0x0800
+      received[u16: 12] == type.rawValue
     else { return "a wrong Ethernet header" }
     return nil
   }
@@ -121,6 +123,7 @@ package enum PipelineCheck {
     if let before = IPv6Header(sent) {
       guard let after = IPv6Header(received), after.hopLimit == before.hopLimit - 1, after.source == before.source,
         after.destination == before.destination, received.count == sent.count,
+        received.prefix(7).isEqual(to: sent.prefix(7)),
         received.dropping(40).isEqual(to: sent.dropping(40))
       else { return "a wrong IPv6 packet" }
       return nil

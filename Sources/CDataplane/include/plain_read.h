@@ -1,5 +1,5 @@
 #pragma once
-// The fast path's parser of plain packets; over IPv4 it takes some frames at a time where the processor has vectors.
+// The fast path's parser of plain packets: some frames at a time where the processor has vectors.
 #include <stddef.h>
 #include <stdint.h>
 
@@ -31,10 +31,10 @@ struct kalsae_plain {
   /// For each frame: source and destination address; ports, transport and `tail`: the flow's key. Of IPv6 those are five words.
   uint64_t (*keys)[2];
   /// The columns of `PlainPackets`, `kalsae_column_length` words each, from where the first packet of the batch would have its
-  /// words were it of the same part: the key's hash; octets 4 to 11 of the IPv4 header; the mark (`PlainMark`); which packets
-  /// are listed, and before that, of a frame in a tunnel, the source address of the outer header in the lower half. For the
-  /// loops that take several packets at a time also where the IPv4 header is; the frame's place and length in its buffer; where
-  /// the flow's slot and its hop are, and before that where the slot is asked for.
+  /// words were it of the same part: the key's hash; octets 4 to 11 of the IPv4 header, or 0 to 7 of IPv6's; the mark
+  /// (`PlainMark`); which packets are listed, and before that, of a frame in a tunnel, the source address of the outer header in
+  /// the lower half. For the loops that take several packets at a time also where the packet's header is; the frame's place and
+  /// length in its buffer; where the flow's slot and its hop are, and before that where the slot is asked for.
   uint64_t *columns;
   /// Where the flows' slots are (`kalsae_slot4` or `kalsae_slot6`), to have them ready. Their number is a power of two.
   const void *slots;
@@ -52,8 +52,8 @@ struct kalsae_plain {
   uint8_t excludes;
   uint16_t excluded[2];
   /// Eight octets each of the frame from its second octet before the first on (so that headers are aligned), and those that
-  /// count; of bare frames the first three matter, the third of which is the beginning of the network-layer header. Of frames in a
-  /// tunnel also the eight octets before the inner IPv4 header, and the first eight of it.
+  /// count; of bare frames the first three matter, the third of which is the beginning of the network-layer header. Of frames
+  /// in a tunnel also the eight octets before the inner header.
   uint64_t outer[8], outer_mask[8];
   uint64_t inner, inner_mask;
   /// Of frames in a tunnel: where the inner IPv4 header is, the mark to begin with, whether there is a UDP header, and
@@ -68,13 +68,13 @@ struct kalsae_plain {
 /// How many frames the processor can take at a time: 8 with vectors of 512 bits, 4 with vectors of 256 bits, or 1. Whoever
 /// asks for less than that gets it; for more, what the processor has not.
 unsigned kalsae_plain_lanes(void);
-/// Reads the frames from `first` on, before `end`, as long as they are plain TCP or UDP over IPv4. Returns the place of the
-/// first that is not. Nothing of the frames is changed but the port; the slots of the packets' flows are asked for.
+/// Reads the frames from `first` on, before `end`, as long as they are plain TCP or UDP over IPv4, or IPv6. Returns the place
+/// of the first that is not. Nothing of the frames is changed but the port; the slots of the packets' flows are asked for.
 size_t kalsae_plain_read(const struct kalsae_plain *plain, size_t first, size_t end);
-/// The same for bare frames with IPv6.
 size_t kalsae_plain_read6(const struct kalsae_plain *plain, size_t first, size_t end);
-/// The same for frames in a tunnel over IPv4. Who sent them has still to be looked at.
+/// The same for packets of either family in a tunnel over IPv4. Who sent them has still to be looked at.
 size_t kalsae_plain_unwrap(const struct kalsae_plain *plain, size_t first, size_t end);
+size_t kalsae_plain_unwrap6(const struct kalsae_plain *plain, size_t first, size_t end);
 
 /// Swift's `PeerTable`: the nodes that may send in tunnels, and how they do.
 struct kalsae_peers {
@@ -95,12 +95,13 @@ static inline size_t kalsae_peer_place(uint32_t source, uint32_t shift) {
 /// Returns the place of the first of which that is not so.
 size_t kalsae_plain_trust(const struct kalsae_plain *plain, const struct kalsae_peers *peers, size_t first, size_t end);
 
-/// `kalsae_plain_read` and `kalsae_plain_unwrap` for groups of frames, up to the first that is not plain, or that is left
+/// `kalsae_plain_read`, `kalsae_plain_unwrap` and those for IPv6, for groups of frames, up to the first that is not plain, or that is left
 /// because there are not enough for a group.
 size_t kalsae_plain_read_fours(const struct kalsae_plain *plain, size_t first, size_t end);
 size_t kalsae_plain_unwrap_fours(const struct kalsae_plain *plain, size_t first, size_t end);
 size_t kalsae_plain_read_eights(const struct kalsae_plain *plain, size_t first, size_t end);
 size_t kalsae_plain_read6_fours(const struct kalsae_plain *plain, size_t first, size_t end);
+size_t kalsae_plain_unwrap6_fours(const struct kalsae_plain *plain, size_t first, size_t end);
 size_t kalsae_plain_unwrap_eights(const struct kalsae_plain *plain, size_t first, size_t end);
 
 /// Lists the `count` places from `first` on.

@@ -41,11 +41,8 @@ struct Core: ~Copyable {
   /// What plain tunnel packets have between the headers.
   private(set) var vxlan = TunnelGuard.none
   private(set) var geneve = TunnelGuard.none
-  /// The address of the node that a tunnel packet was last sent to, as it lies in the packet: most are sent
-  /// to the same.
-  var lastLocal = TunnelPeers.noLocal
-  /// What the last plain packet from the underlay came in: most come in the same.
-  var lastEncapsulation = Encapsulation.none
+  /// How plain packets from the underlay came last: most come so.
+  var arrival = Arrival()
   /// How many plain packets are read, looked up and sent at a time: 8, 4 or 1, and not more than the processor can.
   var lanes = Core.mostLanes
   /// How many were sent in such groups.
@@ -73,7 +70,7 @@ struct Core: ~Copyable {
   /// Sets the clock and makes room for what the tables hold by now.
   mutating func begin(at now: UInt64, _ tables: borrowing Tables) {
     scratch.reset()
-    if !TunnelPeers.isLocal(lastLocal, tables) { lastLocal = TunnelPeers.noLocal }
+    if !TunnelPeers.isLocal(arrival.local, tables) { arrival.local = TunnelPeers.noLocal }
     vxlan = .vxlan(tables.settings)
     geneve = .geneve(tables.settings)
     hopStates.grow(to: tables.hops.records.count)

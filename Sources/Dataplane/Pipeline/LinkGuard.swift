@@ -1,8 +1,8 @@
 import Addresses
 
 /// What the first 16 octets of a plain packet's frame must be at a port: its own Ethernet address, the sender's where
-/// that is checked (NODE-4), and the beginning of an IPv4 packet without options. Prepared once a batch, and compared in
-/// two words.
+/// that is checked (NODE-4), and the beginning of an IPv4 packet without options, or of an IPv6 packet. Prepared once a
+/// batch, and compared in two words.
 struct LinkGuard: BitwiseCopyable {
   /// Octets 0 to 7 and 8 to 15, and which bits of them count; as they lie in memory.
   private var first: UInt64

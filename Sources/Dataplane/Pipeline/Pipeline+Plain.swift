@@ -9,16 +9,18 @@ extension Pipeline {
       let rest = next..<part.upperBound
       next = isUnderlay ? readUnderlay(rest, batch, tables) : read(rest, batch)
       guard next < part.upperBound else { return }
-      let others = next..<part.upperBound
-      let after =
-        switch LinkGuard.type(batch[next].octets) {
-        case EtherType.ipv6.rawValue: read6(others, batch, tables, isUnderlay: isUnderlay)
-        case EtherType.arp.rawValue where !isUnderlay: readARP(others, &batch, tables)
-        default: next
+      if !isUnderlay {
+        let rest = next..<part.upperBound
+        let after =
+          switch LinkGuard.type(batch[next].octets) {
+          case EtherType.ipv6.rawValue: read6(rest, batch)
+          case EtherType.arp.rawValue: readARP(rest, &batch, tables)
+          default: next
+          }
+        guard after == next else {
+          next = after
+          continue
         }
-      guard after == next else {
-        next = after
-        continue
       }
       parse(next, &batch, tables)
       next += 1
@@ -28,19 +30,16 @@ extension Pipeline {
   /// Reads frames as long as they are plain IPv4, and returns the place of the first that is not.
   @inline(never)
   private mutating func read(_ part: Range<Int>, _ batch: borrowing FrameBatch) -> Int {
-    let next = PlainReader(PlainSink(v4, core), batch.view, core, part: PacketColumns.part(of: part.lowerBound)).read(
-      part)
+    let reader = PlainReader(PlainSink(v4, core), batch.view, core, part: PacketColumns.part(of: part.lowerBound))
+    let next = reader.read(part)
     v4.list.append(contentsOf: part.lowerBound..<next)
     return next
   }
 
-  /// Reads frames as long as they are plain IPv6 without a tunnel, and returns the place of the first that is not.
+  /// Reads frames as long as they are plain IPv6, and returns the place of the first that is not.
   @inline(never)
-  private mutating func read6(
-    _ part: Range<Int>, _ batch: borrowing FrameBatch, _ tables: borrowing Tables, isUnderlay: Bool
-  ) -> Int {
-    var reader = PlainReader(PlainSink(v6, core), batch.view, core, part: PacketColumns.part(of: part.lowerBound))
-    if isUnderlay { reader.exclude(tables.settings.vxlanPort, tables.settings.genevePort) }
+  private mutating func read6(_ part: Range<Int>, _ batch: borrowing FrameBatch) -> Int {
+    let reader = PlainReader(PlainSink(v6, core), batch.view, core, part: PacketColumns.part(of: part.lowerBound))
     let next = reader.read(part)
     v6.list.append(contentsOf: part.lowerBound..<next)
     return next
@@ -63,17 +62,26 @@ extension Pipeline {
     return part.upperBound
   }
 
-  /// Reads frames from the underlay as long as they are plain IPv4, bare or in a tunnel from a peer, and returns the place
-  /// of the first that is not.
+  /// Reads frames from the underlay as long as they are plain, bare or in a tunnel over IPv4 from a peer, and returns the
+  /// place of the first that is not.
   private mutating func readUnderlay(
     _ part: Range<Int>, _ batch: borrowing FrameBatch, _ tables: borrowing Tables
   ) -> Int {
     var next = readAlike(part, batch, tables, inGroups: true)
-    // Where frames come in different ways by turns, groups are not worth while.
-    while next < part.upperBound, core.learns(from: batch[next], tables) {
-      next = readAlike(next..<part.upperBound, batch, tables, inGroups: false)
+    while next < part.upperBound {
+      let before = core.arrival
+      guard core.learns(from: batch[next], tables) else { break }
+      // Where frames come in different ways by turns, groups are not worth while.
+      let first = next..<min(next + 8, part.upperBound)
+      var after = readAlike(first, batch, tables, inGroups: false)
+      guard after > next else {
+        // It is not plain, and says nothing of those that follow.
+        core.arrival = before
+        break
+      }
+      if after == first.upperBound { after = readAlike(after..<part.upperBound, batch, tables, inGroups: true) }
+      next = after
     }
-    v4.list.append(contentsOf: part.lowerBound..<next)
     return next
   }
 
@@ -82,20 +90,31 @@ extension Pipeline {
   private mutating func readAlike(
     _ part: Range<Int>, _ batch: borrowing FrameBatch, _ tables: borrowing Tables, inGroups: Bool
   ) -> Int {
-    let frames = batch.view
-    let sink = PlainSink(v4, core)
-    let encapsulation = core.lastEncapsulation
-    var reader = PlainReader(sink, frames, core, part: PacketColumns.part(of: part.lowerBound))
+    core.arrival.isIPv6
+      ? v6.readAlike(part, core, batch, tables, inGroups: inGroups)
+      : v4.readAlike(part, core, batch, tables, inGroups: inGroups)
+  }
+}
+
+extension Family {
+  @inline(__always)
+  fileprivate mutating func readAlike(
+    _ part: Range<Int>, _ core: borrowing Core, _ batch: borrowing FrameBatch, _ tables: borrowing Tables,
+    inGroups: Bool
+  ) -> Int {
+    let encapsulation = core.arrival.encapsulation
+    var reader = PlainReader(
+      PlainSink(self, core), batch.view, core, part: PacketColumns.part(of: part.lowerBound))
     if !inGroups { reader.readsSingly() }
-    guard encapsulation != .none else {
+    var end = part.lowerBound
+    if encapsulation == .none {
       reader.exclude(tables.settings.vxlanPort, tables.settings.genevePort)
-      return reader.read(part)
+      end = reader.read(part)
+    } else if core.arrival.local != TunnelPeers.noLocal, encapsulation != .gre || tables.settings.greKey == nil {
+      reader.expect(encapsulation, core, tables.settings)
+      end = reader.trust(tables.peers4, encapsulation, part.lowerBound..<reader.unwrap(part))
     }
-    guard core.lastLocal != TunnelPeers.noLocal, encapsulation != .gre || tables.settings.greKey == nil else {
-      return part.lowerBound
-    }
-    reader.expect(encapsulation, core, tables.settings)
-    let end = reader.unwrap(part)
-    return reader.trust(tables.peers4, encapsulation, part.lowerBound..<end)
+    list.append(contentsOf: part.lowerBound..<end)
+    return end
   }
 }

@@ -37,8 +37,10 @@ struct PlainDeparture<Key: FlowKey> {
     unsafe departure.may_open = leaving.mayOpen ? 1 : 0
     unsafe departure.epoch = tables.epoch
     unsafe departure.second = core.second
-    unsafe departure.offload_mask = core.offloadMask
-    unsafe departure.is_careful = core.hasLearnedMTU || core.offload != nil ? 1 : 0
+    // The kernel is given flows of IPv4 only.
+    let isOffered = !Key.isIPv6 && core.offload != nil
+    unsafe departure.offload_mask = isOffered ? core.offloadMask : .max
+    unsafe departure.is_careful = core.hasLearnedMTU || isOffered ? 1 : 0
     room = leaving.list.capacity &- leaving.list.count
   }
 

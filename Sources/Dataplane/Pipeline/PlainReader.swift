@@ -1,7 +1,7 @@
 import Addresses
 import CDataplane
 
-/// The fast path's parser (`kalsae_plain_read`), for packets over IPv4 some frames at a time where the processor can.
+/// The fast path's parser (`kalsae_plain_read`), some frames at a time where the processor can.
 ///
 /// Unsafe: hands to C where frames are and where to leave what is read of them.
 @safe
@@ -21,17 +21,22 @@ struct PlainReader<Key: FlowKey> {
     unsafe plain.room = UInt32(HopRecord.templateSize)
     unsafe plain.port = sink.port.rawValue
     unsafe plain.lanes = core.lanes
-    let link = core.link
-    let (first, second) = link.pattern(isIPv6: Key.isIPv6)
+    begin(with: core.link, isIPv6: Key.isIPv6)
+    unsafe plain.mark = PlainMark(offset: EthernetHeader.length).word
+  }
+
+  /// What frames begin with: an Ethernet header, and a packet of this family.
+  @inline(__always)
+  private mutating func begin(with link: LinkGuard, isIPv6: Bool) {
+    let (first, second) = link.pattern(isIPv6: isIPv6)
     // Two octets further on, and little-endian: what lies first is lowest.
     unsafe plain.outer.0 = first.value << 16
     unsafe plain.outer_mask.0 = first.mask << 16
     unsafe plain.outer.1 = first.value >> 48 | second.value << 16
     unsafe plain.outer_mask.1 = first.mask >> 48 | second.mask << 16
     // Version 4, five words, neither "more fragments" nor an offset; or version 6.
-    unsafe plain.outer.2 = Key.isIPv6 ? 0x60 : 0x45
-    unsafe plain.outer_mask.2 = Key.isIPv6 ? 0xf0 : 0xff3f_0000_0000_00ff
-    unsafe plain.mark = PlainMark(offset: EthernetHeader.length).word
+    unsafe plain.outer.2 = isIPv6 ? 0x60 : 0x45
+    unsafe plain.outer_mask.2 = isIPv6 ? 0xf0 : 0xff3f_0000_0000_00ff
   }
 
   /// From now on one by one.
@@ -47,16 +52,18 @@ struct PlainReader<Key: FlowKey> {
   mutating func expect(_ encapsulation: Encapsulation, _ core: borrowing Core, _ settings: Settings) {
     var offset = EthernetHeader.length + IPv4Header.length
     var transport = IPProtocol.udp
+    let carried = Key.isIPv6 ? EtherType.ipv6 : .ipv4
     var shim = TunnelGuard.none
-    unsafe plain.outer.4 = core.lastLocal & 0xffff_ffff
+    begin(with: core.link, isIPv6: false)
+    unsafe plain.outer.4 = core.arrival.local & 0xffff_ffff
     unsafe plain.outer_mask.4 = 0xffff_ffff
     switch encapsulation {
     case .none: return
-    case .ipip: transport = .ipv4
+    case .ipip: transport = Key.isIPv6 ? .ipv6 : .ipv4
     case .gre:
       transport = .gre
       offset += 4
-      unsafe plain.outer.4 |= UInt64(UInt32(EtherType.ipv4.rawValue).bigEndian) << 32
+      unsafe plain.outer.4 |= UInt64(UInt32(carried.rawValue).bigEndian) << 32
       unsafe plain.outer_mask.4 = .max
     case .vxlan: shim = core.vxlan
     case .geneve: shim = core.geneve
@@ -74,7 +81,7 @@ struct PlainReader<Key: FlowKey> {
       unsafe plain.outer_mask.6 = pattern.shim.mask >> 32 | pattern.link.mask << 32
       unsafe plain.outer.7 = pattern.link.value >> 32
       unsafe plain.outer_mask.7 = pattern.link.mask >> 32
-      unsafe plain.inner = UInt64(EtherType.ipv4.rawValue.bigEndian) << 48
+      unsafe plain.inner = UInt64(carried.rawValue.bigEndian) << 48
       unsafe plain.inner_mask = 0xffff << 48
       unsafe plain.has_udp = 1
     }
@@ -116,7 +123,13 @@ struct PlainReader<Key: FlowKey> {
   /// is left where `trust` looks for it.
   @inline(__always)
   func unwrap(_ part: Range<Int>) -> Int {
-    unsafe withUnsafePointer(to: plain) { unsafe Int(kalsae_plain_unwrap($0, part.lowerBound, part.upperBound)) }
+    unsafe withUnsafePointer(to: plain) {
+      let next =
+        unsafe Key.isIPv6
+        ? kalsae_plain_unwrap6($0, part.lowerBound, part.upperBound)
+        : kalsae_plain_unwrap($0, part.lowerBound, part.upperBound)
+      return Int(next)
+    }
   }
 }
 
