@@ -93,64 +93,77 @@ VECTOR static size_t find_eights(const struct kalsae_search *search, size_t coun
   return number;
 }
 
-/// Which of four packets' keys are not those of the slots that they are compared with: of packets 0, 2, 1, 3.
-FINLINE uint64_t differing4(const char *keys, const uint64_t at[4]) {
-  const quad one = same(load4(keys), two_at(at[0], at[1])), other = same(load4(keys + 32), two_at(at[2], at[3]));
-  const quad found = __builtin_shufflevector(one, other, 0, 4, 2, 6) & __builtin_shufflevector(one, other, 1, 5, 3, 7);
-  return highest(found) ^ 0xf;
+/// Of two pairs of packets, of whose keys the words are all ones that are as in the slot: packets 0, 2, 1, 3.
+FINLINE quad whole(quad one, quad other) {
+  return __builtin_shufflevector(one, other, 0, 4, 2, 6) & __builtin_shufflevector(one, other, 1, 5, 3, 7);
 }
 
-/// The same for IPv6, whose keys are five words: of packets 0, 1, 2, 3.
-FINLINE uint64_t differing6(const char *keys, const uint64_t at[4]) {
+/// Which of eight packets' keys are those of the slots that they are compared with: of packets 0, 2, 4, 6, 1, 3, 5, 7.
+FINLINE uint64_t alike8(const char *keys, const uint64_t *at) {
+  quad found[2];
+  for (int i = 0; i < 2; i++, keys += 64, at += 4) {
+    found[i] = whole(same(load4(keys), two_at(at[0], at[1])), same(load4(keys + 32), two_at(at[2], at[3])));
+  }
+  return (unsigned)_mm256_movemask_ps(_mm256_shuffle_ps((__m256)found[0], (__m256)found[1], 0x88));
+}
+
+/// The same for IPv6, whose keys are five words: in order.
+FINLINE uint64_t alike8_6(const char *keys, const uint64_t *at) {
   uint64_t found = 0;
-  for (int i = 0; i < 4; i++) {
-    const char *key = keys + sizeof(uint64_t[5]) * (size_t)i;
-    const quad difference = load4(key) ^ load4((const void *)at[i]);
-    const int is_tail = load64(key + 32) == load64((const void *)(at[i] + 32));
+  for (int i = 0; i < 8; i++, keys += sizeof(uint64_t[5])) {
+    const quad difference = load4(keys) ^ load4((const void *)at[i]);
+    const int is_tail = load64(keys + 32) == load64((const void *)(at[i] + 32));
     found |= (uint64_t)(is_tail & !any(difference, difference)) << i;
   }
-  return found ^ 0xf;
+  return found;
+}
+
+/// In each octet, bits 0 to 3 to 0, 2, 4 and 6, and bits 4 to 7 between them.
+FINLINE uint64_t in_order(uint64_t bits) {
+  uint64_t moved = (bits ^ bits >> 2) & 0x0c0c0c0c0c0c0c0c;
+  bits ^= moved ^ moved << 2;
+  moved = (bits ^ bits >> 1) & 0x2222222222222222;
+  return bits ^ moved ^ moved << 1;
 }
 
 FINLINE size_t find_in_fours(
     const struct kalsae_search *search, size_t count, const int is_ipv6, const int has_tunnels) {
   const struct kalsae_search s = *search;
   const int shift = is_ipv6 ? SHIFT6 : SHIFT4;
-  const size_t key_size = is_ipv6 ? sizeof(uint64_t[5]) : sizeof(uint64_t[2]);
-  const quad mask = four(s.slot_count - 1), slots = four((uint64_t)s.slots), order = {0, 1, 2, 3};
-  // What is not where it should be first: further on, or not there.
+  const size_t key_size = is_ipv6 ? sizeof(uint64_t[5]) : sizeof(uint64_t[2]), base = s.packets[0];
+  const quad mask = four(s.slot_count - 1), slots = four((uint64_t)s.slots);
+  uint64_t *const columns = s.columns + base, *const listed = s.columns + LISTED + s.start;
+  // They are in order: without gaps where the last is as near as it can be.
+  size_t number = 0, end = count < kalsae_part_length ? count & ~(size_t)7 : kalsae_part_length;
+  while (end && s.packets[end - 1] - base != end - 1) end -= 8;
+  quad order = four(base) + (quad){0, 1, 2, 3};
+  for (size_t i = 0; i < end; i += 4, order += four(4)) {
+    const quad place = load4(columns + HASHES + i) & mask;
+    store4(columns + SLOTS + i, (place << shift) + slots);
+    store4(listed + i, place << 8 | order);
+  }
   uint64_t elsewhere = 0;
-  size_t number = 0;
-  for (; number + 4 <= count && number < kalsae_part_length; number += 4) {
-    const size_t index = s.packets[number];
-    // They are in order: without gaps where the last is as near as it can be.
-    if (s.packets[number + 3] - index != 3) break;
-    uint64_t *columns = s.columns + index;
-    const quad place = load4(columns + HASHES) & mask;
-    store4(columns + SLOTS, (place << shift) + slots);
-    store4(s.columns + LISTED + s.start + number, place << 8 | (four(index) + order));
-    uint64_t at[4];
-    // (What has just been written together is not read singly: that takes longer.)
-    for (int i = 0; i < 4; i++) at[i] = (uint64_t)s.slots + ((columns[HASHES + i] & (s.slot_count - 1)) << shift);
-    const char *sought = (const char *)s.keys + key_size * index;
-    elsewhere |= (is_ipv6 ? differing6(sought, at) : differing4(sought, at)) << number;
-    for (int i = 0; i < 4; i++) {
-      const struct kalsae_hop *hop = s.hops + load32((const char *)at[i] + (is_ipv6 ? HOP6 : HOP));
-      columns[HOPS + i] = (uint64_t)hop;
-      kalsae_prefetch((const char *)hop + 64);
-      if (has_tunnels) { kalsae_prefetch(hop); kalsae_prefetch_write((const char *)columns[PLACES + i] - 64); }
+  const char *sought = (const char *)s.keys + key_size * base;
+  const int hop_at = is_ipv6 ? HOP6 : HOP;
+  for (; number < end; number += 8, sought += 8 * key_size) {
+    uint64_t *at = columns + SLOTS + number;
+    __asm__("" : "+r"(at));
+    elsewhere |= (is_ipv6 ? alike8_6(sought, at) : alike8(sought, at)) << number;
+#pragma clang loop unroll(full)
+    for (int i = 0; i < 8; i++) {
+      const char *hop = (const char *)s.hops + ((size_t)load32((const char *)at[i] + hop_at) << 7);
+      at[i + HOPS - SLOTS] = (uint64_t)hop;
+      kalsae_prefetch(hop + 64);
+      if (has_tunnels) { kalsae_prefetch(hop); kalsae_prefetch_write((const char *)at[i + PLACES - SLOTS] - 64); }
     }
   }
-  if (!is_ipv6) {
-    // In order.
-    elsewhere =
-        (elsewhere & 0x9999999999999999) | (elsewhere & 0x2222222222222222) << 1 | (elsewhere >> 1 & 0x2222222222222222);
-  }
+  // What is not where it should be first: further on, or not there.
+  elsewhere = ~(is_ipv6 ? elsewhere : in_order(elsewhere)) & (end < 64 ? ((uint64_t)1 << end) - 1 : UINT64_MAX);
   // Most of them are in the next slot; all are asked for before the first is looked at.
   for (uint64_t rest = elsewhere; rest; rest &= rest - 1) {
-    const size_t next = (s.columns[HASHES + s.packets[__builtin_ctzll(rest)]] + 1) & (s.slot_count - 1);
-    kalsae_prefetch_write((const char *)s.slots + (next << shift));
-    if (is_ipv6) kalsae_prefetch_write((const char *)s.slots + (next << shift) + 64);
+    const char *next = (const char *)s.slots + (((columns[HASHES + __builtin_ctzll(rest)] + 1) & (s.slot_count - 1)) << shift);
+    kalsae_prefetch_write(next);
+    if (is_ipv6) kalsae_prefetch_write(next + 64);
   }
   for (uint64_t rest = elsewhere; rest; rest &= rest - 1) {
     find_one(&s, (size_t)__builtin_ctzll(rest), is_ipv6, has_tunnels);

@@ -2,76 +2,101 @@
 
 #if defined(__x86_64__)
 FINLINE size_t parse(const struct kalsae_plain *plain, size_t first, size_t end, const int is_tunnel) {
-  const uint64_t offset = is_tunnel ? plain->offset : ETHERNET;
-  const struct admission4 entry = admission(plain, offset, offset + 50, is_tunnel ? CHECKSUM_PARTIAL : 0);
+  const uint32_t offset = is_tunnel ? plain->offset : ETHERNET;
+  const struct admission8 entry = admission(plain, offset, offset + 50, is_tunnel);
   const struct pattern4 pattern = pattern_of(plain, is_tunnel);
   const quad slot_mask = four((plain->slot_count - 1) * sizeof(struct kalsae_slot4));
   // In registers: what is written could be the structure, for all that the compiler knows.
   uint64_t *const columns = plain->columns, (*const keys)[2] = plain->keys;
   struct kalsae_frame *const frames = plain->frames;
   const char *const slots = plain->slots;
-  const quad mark_start = four(plain->mark), tail = four(plain->tail);
+  const eight mark_start = each((uint32_t)plain->mark), tail = each((uint32_t)(plain->tail >> 32)), headers = each(offset);
   const int excludes = plain->excludes;
+  const struct constants *k = &constants;
+  __asm__("" : "+r"(k));
   const size_t begin = first;
-  for (; first + 4 <= end; first += 4) {
+  for (; first + 8 <= end; first += 8) {
     struct kalsae_frame *frame = frames + first;
-    const struct frames4 f = frames_at(frame);
-    uint64_t at[4];
-    if (!admit4(&entry, frame, f, at)) break;
-    const quad start = low(f.span), length = f.span >> 32;
-    if (!begin_so(&pattern, at, is_tunnel)) break;
-    const struct packets4 p = packets_at(at, (ptrdiff_t)offset);
-    quad good = are_intact(p);
-    struct outer4 outer = {.room = length - four(offset)};
+    struct frames8 f;
+    if (unlikely(!admit8(&entry, frame, &f))) break;
+    store_woven(columns + SPANS + first, f.start, f.length);
+    uint64_t *const places = columns + PLACES + first;
+    const struct kalsae_frame *const place = apart(frame);
+    quad differ = four(0), goes_on = four(0), front[4], back[4];
+#pragma clang loop unroll(full)
+    for (int i = 0; i < 4; i++) {
+      const int one = packet_in[i], other = one + 2;
+      const uint64_t p = begin_of(place + one), q = begin_of(place + other);
+      differ |= (load4((const void *)p) ^ pattern.begins) | (load4((const void *)q) ^ pattern.begins);
+      if (is_tunnel) {
+        goes_on |= load4((const void *)(p + 32)) ^ pattern.goes_on;
+        goes_on |= load4((const void *)(q + 32)) ^ pattern.goes_on;
+      }
+      places[one] = p + offset, places[other] = q + offset;
+      front[i] = settled4(two_at(p + offset, q + offset)), back[i] = settled4(two_at(p + offset + 16, q + offset + 16));
+    }
+    if (any(differ, pattern.begins_mask)) break;
+    if (is_tunnel && any(goes_on, pattern.goes_on_mask)) break;
+    const struct words8 p = turned(front[0], front[1], front[2], front[3]), q = turned(back[0], back[1], back[2], back[3]);
+    const eight second = p.word[1], third = p.word[2], ports = q.word[1];
+    eight good = (eight)settled4((quad)are_intact(k, p.word, q.word[0]));
+    struct outer8 outer = {.room = f.length - headers};
     if (is_tunnel) {
       // Version 4, five words; neither "more fragments" nor an offset.
-      if (any((p.first ^ four(0x45)), four(0xff3f0000000000ff))) break;
-      outer = outer_of(plain, at, length, offset, columns + LISTED + first);
+      if (any8(p.word[0] ^ each(0x45), each(0xff)) || any8(second, each(0xff3f0000))) break;
+      outer = outer_of(k, plain, places, f.length, offset, columns + LISTED + first);
     }
-    const quad sizes = total_and_class(p), total = sizes & four(0xffff);
-    const quad transport = p.second & four(0xff00);
-    const quad tcp = same(transport, four(TCP << 8)), udp = same(transport, four(UDP << 8));
+    const eight total = upper_number(k, p.word[0]), class = p.word[0] << 8 & at_hand(k->class);
+    const eight transport = third & at_hand(k->transport);
+    const eight tcp = same8(transport, at_hand(k->tcp)), udp = same8(transport, at_hand(k->udp));
     good &= tcp | udp;
-    quad bad = outer.bad | (outer.room - total) | (total - four(28)) | same(p.second & four(0xfe), four(0));
-    quad mark = sizes | mark_start;
-    if (any(tcp, tcp)) {
-      // What opens and closes connections changes more than counts. The octet with the flags is the last of eight.
-      const quad flags = words_of(at, (ptrdiff_t)offset + 26) & tcp;
-      bad |= (tcp & (total - four(40))) | (same(flags & four((uint64_t)7 << 56), four(0)) ^ four(UINT64_MAX));
-      mark |= flags & four((uint64_t)0xff << 56);
+    eight bad = outer.bad | (outer.room - total) | (total - each(28)) | same8(third & at_hand(k->time_to_live), each(0));
+    eight mark = total | mark_start, upper = class;
+    if (any8(tcp, tcp)) {
+      // What opens and closes connections changes more than counts. The octet with the flags is the last of four.
+      const eight flags = word8_at(places, 30) & tcp;
+      bad |= (tcp & (total - each(40))) | ~same8(flags & each((uint32_t)7 << 24), each(0));
+      upper |= flags & each((uint32_t)0xff << 24);
     }
-    // Ports; transport; what keys have besides.
-    const quad rest = low(p.transport) | transport << 24 | tail;
     if (is_tunnel) {
-      mark |= verified4(f.state);
-      bad |= carried_over(plain, outer, mark, p.second & four(0xff));
+      mark |= verified8(f.state);
+      bad |= carried_over(k, plain, outer, class, third & each(0xff));
     } else {
-      if (excludes) bad |= udp & excluded4(plain, rest);
-      if (unlikely(any(f.state, four((uint64_t)CHECKSUM_PARTIAL << 48)))) {
-        const quad partial = are_partial(f.state);
-        bad |= partial & misplaced4(frame, start + four(ETHERNET + 20), tcp);
-        mark |= partial & four((uint64_t)1 << 31);
+      if (excludes) bad |= udp & excluded8(plain, ports);
+      if (unlikely(any8(f.state, each(CHECKSUM_PARTIAL << 16)))) {
+        const eight partial = are_partial(f.state);
+        bad |= partial & misplaced8(frame, f.start + each(ETHERNET + 20), tcp);
+        mark |= partial & each((uint32_t)1 << 31);
       }
     }
-    store4(columns + WORDS + first, (quad)_mm256_blend_epi32((__m256i)(p.first >> 32), (__m256i)(p.second << 32), 0xaa));
-    store4(columns + MARKS + first, mark);
-    store4(columns + SPANS + first, f.span);
-    store4(columns + PLACES + first, f.buffer + start + four(offset));
-    const quad even = __builtin_shufflevector(p.addresses, rest, 0, 4, 2, 6), odd = __builtin_shufflevector(p.addresses, rest, 1, 5, 3, 7);
-    store4(keys + first, __builtin_shufflevector(even, odd, 0, 1, 4, 5));
-    store4(keys + first + 2, __builtin_shufflevector(even, odd, 2, 3, 6, 7));
-    const quad hash = mix4(p.addresses, rest);
-    store4(columns + HASHES + first, hash);
-    store4(columns + SLOTS + first, hash << 6 & slot_mask);
-    // Those of the packets before: what has just been written together is not to be read singly.
-    if (first >= begin + 4) ask_for_flows4(slots, columns + SLOTS + first - 4);
-    const unsigned stops = highest(bad | ~good);
-    if (stops) {
-      ask_for_flows4(slots, columns + SLOTS + first);
-      return first + (size_t)__builtin_ctz(stops);
+    // Those of the packets before: what has just been written together is not to be read singly. A few at a time: together
+    // they would wait for each other. (Before the first there is room between the columns: nothing is asked for that matters.)
+    const uint64_t *const before = columns + SLOTS + first - 8;
+    ask_for_flows(slots, before, 2, 0);
+    store_woven(columns + WORDS + first, second, third);
+    ask_for_flows(slots, before + 2, 2, 0);
+    store_woven(columns + MARKS + first, mark, upper);
+    // Ports; transport; what keys have besides.
+    const eight rest = transport >> 8 | tail;
+#pragma clang loop unroll(full)
+    for (int i = 0; i < 2; i++) {
+      const size_t place = first + 4 * (size_t)i;
+      const quad addresses = woven(p.word[3], q.word[0], i), others = woven(ports, rest, i);
+      const quad even = settled4(__builtin_shufflevector(addresses, others, 0, 4, 2, 6));
+      const quad odd = settled4(__builtin_shufflevector(addresses, others, 1, 5, 3, 7));
+      store4(keys + place, (quad)_mm256_permute2x128_si256((__m256i)even, (__m256i)odd, 0x20));
+      store4(keys + place + 2, (quad)_mm256_permute2x128_si256((__m256i)even, (__m256i)odd, 0x31));
+      const quad hash = mix4(addresses, others);
+      store4(columns + HASHES + place, hash);
+      store4(columns + SLOTS + place, hash << 6 & slot_mask);
+      ask_for_flows(slots, before + 4 + 2 * i, 2, 0);
+    }
+    if (unlikely(_mm256_movemask_ps((__m256)_mm256_andnot_si256((__m256i)bad, (__m256i)good)) != 0xff)) {
+      ask_for_flows(slots, columns + SLOTS + first, 8, 0);
+      return first + (size_t)__builtin_ctz(highest8(bad | ~good));
     }
   }
-  if (first > begin) ask_for_flows4(slots, columns + SLOTS + first - 4);
+  if (first > begin) ask_for_flows(slots, columns + SLOTS + first - 8, 8, 0);
   return first;
 }
 

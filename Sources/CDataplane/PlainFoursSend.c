@@ -55,7 +55,8 @@ static const _Alignas(32) uint8_t own_octets[5][64] = {
 struct run4 {
   uint64_t *columns, *listed;
   struct kalsae_frame *frames;
-  quad last_slot, last_hop, hops, epoch, seen;
+  eight last_hop, epoch;
+  quad hops, seen;
   size_t frame_count;
 };
 
@@ -175,84 +176,113 @@ FINLINE quad counted_down(quad third) {
   return third + four(0xffff) + (wraps & four(0x10000));
 }
 
-/// Sends on the four packets listed from place `first` on. False where they are not all alike, or something stands in
+/// What is known of eight packets that go out.
+struct group8 {
+  eight mark, length, upper, leads, kinds;
+  struct words8 hop;
+};
+
+/// Stores 64-bit words of four frames.
+FINLINE void set_spans(struct kalsae_frame *frames, quad spans) {
+  const __m128 lower = _mm_castsi128_ps(_mm256_castsi256_si128((__m256i)spans)), upper = _mm_castsi128_ps(_mm256_extracti128_si256((__m256i)spans, 1));
+  _mm_storel_pi((__m64 *)&frames[0].start, lower);
+  _mm_storeh_pi((__m64 *)&frames[1].start, lower);
+  _mm_storel_pi((__m64 *)&frames[2].start, upper);
+  _mm_storeh_pi((__m64 *)&frames[3].start, upper);
+}
+
+FINLINE void finish8(const struct run4 *run, const struct group8 *g, size_t base, const int is_ipv6, const int kind, const int rewrites) {
+  const uint64_t *columns = run->columns + base;
+  const eight pushed = g->leads >> 16;
+  const eight start = halves_at(columns + SPANS, 0) + (g->mark >> 16 & each(0xff)) - pushed, reach = g->length + pushed;
+  set_spans(run->frames + base, woven(start, reach, 0));
+  set_spans(run->frames + base + 4, woven(start, reach, 1));
+  const eight kept = same8(g->upper >> 24, each(0)), third = halves_at(columns + WORDS, 1);
+  eight counted = third + each(0xffff);
+  if (!is_ipv6) counted += same8(third & each(0xfffe0000), each(0xfffe0000)) & each(0x10000);
+#pragma clang loop unroll(full)
+  for (int half = 0; half < 2; half++) {
+    const uint64_t *part = columns + 4 * half;
+    const quad length4 = woven(g->length, each(0), half);
+    quad third4 = woven(counted, each(0), half);
+    struct translation4 translation;
+    unsigned translations = 0;
+    if (rewrites) {
+      const quad kept4 = woven(kept, kept, half);
+      translations = highest(kept4) ^ 0xf;
+      third4 = translated(&translation, part, load4(part + WORDS), kept4, is_ipv6);
+    }
+    quad outer = third4, outer_rest = third4;
+    if (kind > 1) {
+      const quad carried = woven(halves_at(columns + MARKS, 1) >> 16 & (g->kinds >> 8) & each(0xff), each(0), half);
+      wrap4(&outer, &outer_rest, woven(g->hop.word[3], each(0), half), woven(g->hop.word[2] & each(0xffff), each(0), half), carried, length4, load4(part + HASHES));
+    }
+    put4(part, outer, outer_rest, third4, length4, run->seen, is_ipv6, kind);
+    // (All of them: without a look at each.)
+    if (translations == 0xf) {
+      translate4(part, &translation, 0xf, is_ipv6);
+    } else if (translations) {
+      translate4(part, &translation, translations, is_ipv6);
+    }
+  }
+}
+
+/// Sends on the eight packets listed from place `first` on. False where they are not all alike, or something stands in
 /// their way: then nothing has been touched.
-FINLINE int send_four(struct kalsae_departure *d, const struct run4 *run, size_t first, const int is_ipv6) {
+FINLINE int send_eight(struct kalsae_departure *d, const struct run4 *run, size_t first, const int is_ipv6) {
   const ptrdiff_t way_at = (is_ipv6 ? FLOW6 : FLOW4) + (ptrdiff_t)offsetof(struct kalsae_direction, epoch);
   const uint64_t *listed = run->listed + first;
-  const quad entry = load4(listed), order = {0, 1, 2, 3};
   const size_t base = octet(listed, 0);
-  // Lanes with the highest bit are not plain: small numbers that are less than they should be have it. What differs
-  // from what is expected is another word.
-  quad bad = entry | (run->last_slot - (entry >> 8));
-  quad differs = (entry ^ (four(base) + order)) & four(0xff);
+  if (unlikely(base + 8 > run->frame_count)) return 0;
+  const quad order = four(base) + (quad){0, 1, 2, 3};
+  // They are in order, and each has a flow.
+  quad unlike = (load4(listed) ^ order) | (load4(listed + 4) ^ (order + four(4)));
+  if (unlikely(any(unlike, four((uint64_t)1 << 63 | 0xff)))) return 0;
   const uint64_t *columns = run->columns + base;
-  if (unlikely(base + 4 > run->frame_count || highest(bad) || any(differs, differs))) return 0;
-  quad direction, tally, leads, rest;
-  pairs_at(columns + SLOTS, way_at, &direction, &tally);
-  const quad way = direction >> 32, hop = (way << 7) + run->hops;
+  const struct words8 flow = words8_at(columns + SLOTS, way_at);
+  const eight way = flow.word[1], lower = flow.word[2], upper = flow.word[3];
   // Where `find` has said: so the rows of slots and of hops are waited for together.
   // Nothing of a hop is read before it is sure that there is one.
-  bad = (run->last_hop - way) | ~same(hop, load4(columns + HOPS));
-  if (unlikely(highest(bad))) return 0;
-  pairs_at(columns + HOPS, offsetof(struct kalsae_hop, port), &leads, &rest);
-  // From the lowest bit on: port, length of headers, kind, mask, MTU.
-  const quad mark = load4(columns + MARKS), word = load4(columns + WORDS), length = mark & four(0xffff);
+  unlike = ((woven(way, each(0), 0) << 7) + run->hops) ^ load4(columns + HOPS);
+  unlike |= ((woven(way, each(0), 1) << 7) + run->hops) ^ load4(columns + HOPS + 4);
+  if (unlikely(any(unlike, unlike) || any8(run->last_hop - way, each((uint32_t)1 << 31)))) return 0;
+  // From the lowest bit on: port, length of headers; kind, mask, MTU.
+  const struct words8 hop = words8_at(columns + HOPS, offsetof(struct kalsae_hop, port));
+  const eight leads = hop.word[0], kinds = hop.word[1];
+  const eight mark = halves_at(columns + MARKS, 0), length = mark & each(0xffff);
   const uint64_t lead = load64((const char *)columns[HOPS] + offsetof(struct kalsae_hop, port));
   const unsigned kind = lead >> 32 & 0xff, port = lead & 0xffff;
   // The first packet of the answers is special, and so are those with a partial checksum.
-  const quad is_first = same(low(tally), four(0)) & ~same(tally & four((uint64_t)0xff << 48), four(0));
-  bad = ((leads >> 48) - length) | (length - four(is_ipv6 ? IPV6 + 8 : IPV4 + 8)) | is_first | mark << 32;
-  differs = low(direction ^ run->epoch) | ((leads ^ four(lead)) & four((uint64_t)0xff << 32 | 0xffff));
+  eight bad = same8(lower, each(0)) & ~same8(upper & each(0xff0000), each(0));
+  bad |= ((kinds >> 16) - length) | (length - each(is_ipv6 ? IPV6 + 8 : IPV4 + 8)) | mark;
+  eight differs = (flow.word[0] ^ run->epoch) | ((leads ^ each((uint32_t)lead)) & each(0xffff)) | ((kinds ^ each((uint32_t)(lead >> 32))) & each(0xff));
   // An atomic packet needs no identification (RFC 6864).
-  if (kind > 1 && !is_ipv6) bad |= same(word & four(0x400000), four(0));
+  if (kind > 1 && !is_ipv6) differs |= ~halves_at(columns + WORDS, 0) & each(0x400000);
   if (unlikely(d->is_careful)) {
     // Of the same flow there can be more.
-    bad |= four(d->offload_mask) - (tally & four(d->offload_mask)) - four(4);
-    for (int i = 0; i < 4; i++) if (d->hop_states[way[i]].learned_mtu) return 0;
+    const eight left = each(d->offload_mask) - (lower & each(d->offload_mask));
+    bad |= ~same8(left, (eight)_mm256_max_epu32((__m256i)left, (__m256i)each(8)));
+    for (int i = 0; i < 8; i++) if (d->hop_states[way[i]].learned_mtu) return 0;
   }
-  if (highest(bad) || any(differs, differs) || kind < 1 || kind > 4) return 0;
+  if (unlikely(_mm256_movemask_ps((__m256)bad) || any8(differs, differs) || kind < 1 || kind > 4)) return 0;
   if (unlikely(d->leaving_port != (int32_t)port)) {
     if (d->leaving_port >= 0 || !d->may_open) return 0;
     d->leaving_port = (int32_t)port;
   }
-  const uint64_t indices = base * 0x0001000100010001 + 0x0003000200010000;
-  memcpy(d->leaving + d->leaving_count, &indices, sizeof indices);
-  d->leaving_count += 4;
+  const __m128i indices = _mm_add_epi16(_mm_set1_epi16((short)base), _mm_setr_epi16(0, 1, 2, 3, 4, 5, 6, 7));
+  _mm_storeu_si128((__m128i *)(d->leaving + d->leaving_count), indices);
+  d->leaving_count += 8;
 
-  const quad pushed = leads >> 16 & four(0xffff), old = load4(columns + SPANS);
-  const quad span = low(old + (mark >> 16 & four(0xff)) - pushed) | (length + pushed) << 32;
-  if (any(old ^ span, four(UINT64_MAX))) {
-    for (int i = 0; i < 4; i++) {
-      const uint64_t word = span[i];
-      memcpy(&run->frames[base + (size_t)i].start, &word, sizeof word);
-    }
-  }
-  const quad kept = same(tally >> 56, four(0));
-  const unsigned rewrites = highest(kept) ^ 0xf;
-  struct translation4 translation;
-  quad third = word;
-  if (rewrites) {
-    third = translated(&translation, columns, word, kept, is_ipv6);
-  } else if (!is_ipv6) {
-    third = counted_down(word >> 32);
-  }
-  quad outer = third, outer_rest = third;
-  if (kind > 1) {
-    const quad carried = mark >> 48 & leads >> 40 & four(0xff);
-    wrap4(&outer, &outer_rest, rest >> 32, rest & four(0xffff), carried, length, load4(columns + HASHES));
-  }
-  switch (kind) {
-  case 1: put4(columns, outer, outer_rest, third, length, run->seen, is_ipv6, 1); break;
-  case 2: put4(columns, outer, outer_rest, third, length, run->seen, is_ipv6, 2); break;
-  case 3: put4(columns, outer, outer_rest, third, length, run->seen, is_ipv6, 3); break;
-  default: put4(columns, outer, outer_rest, third, length, run->seen, is_ipv6, 4); break;
-  }
-  // (All of them: without a look at each.)
-  if (rewrites == 0xf) {
-    translate4(columns, &translation, 0xf, is_ipv6);
-  } else if (rewrites) {
-    translate4(columns, &translation, rewrites, is_ipv6);
+  struct group8 group = {.mark = mark, .length = length, .upper = upper, .leads = leads, .kinds = kinds, .hop = hop};
+  const int rewrites = any8(upper, each(0xff000000));
+  if (kind == 1) {
+    if (rewrites) { finish8(run, &group, base, is_ipv6, 1, 1); } else { finish8(run, &group, base, is_ipv6, 1, 0); }
+  } else if (kind == 4) {
+    if (rewrites) { finish8(run, &group, base, is_ipv6, 4, 1); } else { finish8(run, &group, base, is_ipv6, 4, 0); }
+  } else if (kind == 3) {
+    finish8(run, &group, base, is_ipv6, 3, rewrites);
+  } else {
+    finish8(run, &group, base, is_ipv6, 2, rewrites);
   }
   return 1;
 }
@@ -262,15 +292,14 @@ FINLINE size_t send_run(struct kalsae_departure *d, size_t first, size_t end, co
       .columns = d->columns,
       .listed = d->columns + LISTED + d->start,
       .frames = d->frames,
-      .last_slot = four(d->slot_count - 1),
-      .last_hop = four(d->hop_count - 1),
+      .last_hop = each((uint32_t)d->hop_count - 1),
       .hops = four((uint64_t)d->hops),
-      .epoch = four(d->epoch),
+      .epoch = each(d->epoch),
       .frame_count = d->frame_count,
       .seen = (quad)_mm256_set1_epi32((int)d->second),
   };
   const size_t begin = first;
-  while (first + 4 <= end && send_four(d, &run, first, is_ipv6)) first += 4;
+  while (first + 8 <= end && send_eight(d, &run, first, is_ipv6)) first += 8;
   d->grouped_count += first - begin;
   return first;
 }

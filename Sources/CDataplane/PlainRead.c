@@ -127,7 +127,7 @@ INLINE size_t read_all(
     size_t next = end;
     if (way == IN_GROUPS) {
       first = read_groups(plain, first, end, is_tunnel);
-      if (end - first > plain->lanes) next = first + plain->lanes;
+      if (end - first > kalsae_group) next = first + kalsae_group;
     }
     while (first < next && read_one(plain, first, is_tunnel, excludes, way)) first++;
     if (first < next) break;
@@ -222,7 +222,7 @@ INLINE size_t read_all6(
 #if defined(__x86_64__)
     if (plain->lanes > 1 && !plain->singly) {
       first = (is_tunnel ? kalsae_plain_unwrap6_fours : kalsae_plain_read6_fours)(plain, first, end);
-      if (end - first > 4) next = first + 4;
+      if (end - first > kalsae_group) next = first + kalsae_group;
     }
 #endif
     while (first < next && read_one6(plain, first, is_tunnel, excludes)) first++;

@@ -170,14 +170,13 @@ INLINE size_t send_groups(struct kalsae_departure *d, size_t first, size_t end, 
 }
 
 INLINE size_t send_all(struct kalsae_departure *d, size_t first, size_t end, const int is_ipv6) {
-  const size_t group = is_ipv6 ? 4 : d->lanes;
   size_t next = d->run = first;
   while (next < end) {
     // Some at a time where they are alike, and what stands in the way of that singly.
     size_t stop = end;
     if (d->lanes > 1 && !d->unlisted_count) {
       next = send_groups(d, next, end, is_ipv6);
-      if (end - next > group) stop = next + group;
+      if (end - next > kalsae_group) stop = next + kalsae_group;
     }
     next = send_on(d, next, stop, is_ipv6);
     if (next < stop) break;

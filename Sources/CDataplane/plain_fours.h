@@ -1,5 +1,6 @@
 #pragma once
-// What the loops have in common that take four packets at a time, where the processor has 256-bit vectors.
+// What the loops have in common that take eight packets at a time, where the processor has vectors of 256 bits: of four
+// packets 64 bits each, or of eight 32.
 #include "plain_octets.h"
 
 #if defined(__x86_64__)
@@ -65,4 +66,60 @@ FINLINE quad mix4(quad a, quad b) {
   const quad lower = (quad)_mm256_blend_epi32((__m256i)lowest, (__m256i)(middle << 32), 0xaa);
   return lower ^ (multiply(a_high, b_high) + carry);
 }
+
+/// 32-bit words of eight packets: of packets 0, 1, 4, 5, 2, 3, 6, 7. What is woven together then lies in order.
+typedef uint32_t eight __attribute__((vector_size(32)));
+
+FINLINE eight each(uint32_t value) { return (eight){value, value, value, value, value, value, value, value}; }
+/// The same from memory, where it costs no instruction of its own.
+FINLINE eight at_hand(const uint32_t value[8]) { return (eight)_mm256_load_si256((const __m256i *)value); }
+FINLINE eight same8(eight a, eight b) { return (eight)(a == b); }
+FINLINE int any8(eight a, eight mask) { return !_mm256_testz_si256((__m256i)a, (__m256i)mask); }
+/// Whether some lane has the highest bit.
+FINLINE int is_any_high(eight a) { return _mm256_movemask_ps((__m256)a); }
+/// The lanes' highest bits, in the order of packets.
+FINLINE unsigned highest8(eight a) {
+  const unsigned bits = (unsigned)_mm256_movemask_ps((__m256)a);
+  return (bits & 0xc3) | (bits & 0x0c) << 2 | (bits & 0x30) >> 2;
+}
+
+/// Four words each of eight packets.
+struct words8 {
+  eight word[4];
+};
+
+/// The words of 16 octets each of eight packets: 0 and 2, 1 and 3, 4 and 6, 5 and 7.
+FINLINE struct words8 turned(quad a, quad b, quad c, quad d) {
+  const __m256i ab = _mm256_unpacklo_epi32((__m256i)a, (__m256i)b), cd = _mm256_unpacklo_epi32((__m256i)c, (__m256i)d);
+  const __m256i ba = _mm256_unpackhi_epi32((__m256i)a, (__m256i)b), dc = _mm256_unpackhi_epi32((__m256i)c, (__m256i)d);
+  return (struct words8){{
+      (eight)_mm256_unpacklo_epi64(ab, cd), (eight)_mm256_unpackhi_epi64(ab, cd), (eight)_mm256_unpacklo_epi64(ba, dc),
+      (eight)_mm256_unpackhi_epi64(ba, dc)}};
+}
+
+/// 16 octets each from `offset` behind eight places in memory on.
+FINLINE struct words8 words8_at(const uint64_t *at, ptrdiff_t offset) {
+  // (Read singly: to take them out of vectors, as the compiler would, takes longer.)
+  __asm__("" : "+r"(at));
+  return turned(
+      two_at(at[0] + offset, at[2] + offset), two_at(at[1] + offset, at[3] + offset), two_at(at[4] + offset, at[6] + offset),
+      two_at(at[5] + offset, at[7] + offset));
+}
+
+/// 64-bit words of packets 0 to 3, or 4 to 7, of their halves.
+FINLINE quad woven(eight lower, eight upper, const int is_second) {
+  return is_second ? (quad)_mm256_unpackhi_epi32((__m256i)lower, (__m256i)upper)
+                   : (quad)_mm256_unpacklo_epi32((__m256i)lower, (__m256i)upper);
+}
+FINLINE void store_woven(uint64_t *to, eight lower, eight upper) {
+  store4(to, woven(lower, upper, 0));
+  store4(to + 4, woven(lower, upper, 1));
+}
+
+/// The lower halves of 64-bit words of packets 0 to 3 and 4 to 7, or the upper.
+FINLINE eight halves(quad first, quad second, const int upper) {
+  return upper ? (eight)_mm256_shuffle_ps((__m256)first, (__m256)second, 0xdd)
+               : (eight)_mm256_shuffle_ps((__m256)first, (__m256)second, 0x88);
+}
+FINLINE eight halves_at(const uint64_t *words, const int upper) { return halves(load4(words), load4(words + 4), upper); }
 #endif

@@ -1,91 +1,62 @@
 #pragma once
-// What both families' readers of four frames at a time share.
+// What both families' readers of eight frames at a time share.
 #include "plain_fours.h"
 
 #if defined(__x86_64__)
 enum { CHECKSUM_PARTIAL = 1, CHECKSUM_VERIFIED = 2, TRUNCATED = 8, TCP = 6, UDP = 17, ETHERNET = 14 };
 
-/// Of four frames, word by word: where they begin in memory; place in the buffer and length; capacity, port, flags.
-struct frames4 {
-  quad buffer, span, state;
+#define EACH(x) {x, x, x, x, x, x, x, x}
+static const _Alignas(32) struct constants {
+  uint32_t signs[8], one[8], half[8], carries[8], tcp[8], udp[8], transport[8], time_to_live[8], class[8], length[8];
+} constants = {
+    .signs = EACH(0x80008000), .one = EACH(0x10001), .half = EACH(0xffff), .carries = EACH(0x50000), .tcp = EACH(TCP << 8),
+    .udp = EACH(UDP << 8), .transport = EACH(0xff00), .time_to_live = EACH(0xfe), .class = EACH(0xff0000),
+    .length = {0x80800203, 0x80800607, 0x80800a0b, 0x80800e0f, 0x80800203, 0x80800607, 0x80800a0b, 0x80800e0f},
 };
 
-FINLINE struct frames4 frames_at(const struct kalsae_frame *frame) {
-  const quad a = load4(frame), b = load4(frame + 1), c = load4(frame + 2), d = load4(frame + 3);
-  const quad even = __builtin_shufflevector(a, b, 0, 4, 2, 6), odd = __builtin_shufflevector(a, b, 1, 5, 3, 7);
-  const quad next = __builtin_shufflevector(c, d, 0, 4, 2, 6), last = __builtin_shufflevector(c, d, 1, 5, 3, 7);
-  return (struct frames4){
-      .buffer = __builtin_shufflevector(even, next, 0, 1, 4, 5),
-      .span = __builtin_shufflevector(odd, last, 0, 1, 4, 5),
-      .state = __builtin_shufflevector(even, next, 2, 3, 6, 7),
-  };
+/// Numbers of 16 bits in network byte order that are the upper halves of words.
+FINLINE eight upper_number(const struct constants *k, eight a) {
+  return (eight)_mm256_shuffle_epi8((__m256i)a, (__m256i)at_hand(k->length));
 }
+/// Those that are the lower halves.
+FINLINE eight lower_number(const struct constants *k, eight a) { return upper_number(k, a << 16); }
+
+/// What eight frames are, and where.
+struct frames8 {
+  eight start, length, state;
+};
 
 /// What frames have to be before anything of them is read: `reach` octets from their first on are read, `offset` octets from
 /// it is the packet, and `cut` are the flags that they may not have.
-struct admission4 {
-  quad port, cut, unlike, roomy, reach;
+struct admission8 {
+  eight port, cut, unlike, roomy, reach;
   uint16_t number;
 };
 
-FINLINE struct admission4 admission(const struct kalsae_plain *plain, uint64_t offset, uint64_t reach, uint64_t flags) {
-  const uint64_t cut = (0xff00 | TRUNCATED | flags) << 48;
-  return (struct admission4){
-      .port = four((uint64_t)plain->port << 32), .cut = four(cut), .unlike = four(cut | (uint64_t)0xffff << 32),
-      .roomy = four(offset - plain->room), .reach = four(reach), .number = plain->port,
+FINLINE struct admission8 admission(const struct kalsae_plain *plain, uint32_t offset, uint32_t reach, const int is_tunnel) {
+  const uint32_t cut = (uint32_t)(0xff00 | TRUNCATED | (is_tunnel ? CHECKSUM_PARTIAL : 0)) << 16;
+  return (struct admission8){
+      .port = each(plain->port), .cut = each(cut), .unlike = each(cut | 0xffff), .roomy = each(offset - plain->room),
+      .reach = each(reach), .number = plain->port,
   };
 }
 
-/// Whether four frames are neither to be cut nor cut off, and what is read of them is there: the octets that count by the
-/// length, which is seen to later, the rest by the buffer's size. Gives them their port, and says where they begin.
-FINLINE int admit4(const struct admission4 *a, struct kalsae_frame *frame, struct frames4 f, uint64_t at[4]) {
-  const quad start = low(f.span);
+/// Whether eight frames are neither to be cut nor cut off, and what is read of them is there: the octets that count by the
+/// length, which is seen to later, the rest by the buffer's size. Gives them their port.
+FINLINE int admit8(const struct admission8 *a, struct kalsae_frame *frame, struct frames8 *f) {
+  uint64_t at[8];
+  for (int i = 0; i < 8; i++) at[i] = (uint64_t)&frame[i].start;
+  const quad even = two_at(at[0], at[2]), odd = two_at(at[1], at[3]), next = two_at(at[4], at[6]), last = two_at(at[5], at[7]);
+  const struct words8 words = turned(even, odd, next, last);
+  const eight start = words.word[0], state = words.word[3];
+  *f = (struct frames8){start, words.word[1], state};
   // Lanes with the highest bit are not: small numbers that are less than they should be have it.
-  quad bad = (start + a->roomy) | (low(f.state) - (start + a->reach));
-  if (unlikely(any(f.state ^ a->port, a->unlike))) {
-    bad |= same(f.state & a->cut, four(0)) ^ four(UINT64_MAX);
-    if (!highest(bad)) for (int i = 0; i < 4; i++) frame[i].port = a->number;
+  eight bad = (start + a->roomy) | (words.word[2] - (start + a->reach));
+  if (unlikely(any8(state ^ a->port, a->unlike))) {
+    bad |= ~same8(state & a->cut, each(0));
+    if (!is_any_high(bad)) for (int i = 0; i < 8; i++) frame[i].port = a->number;
   }
-  if (unlikely(highest(bad))) return 0;
-  // (Read singly: to take them out of vectors takes longer.)
-  const struct kalsae_frame *one = frame;
-  __asm__("" : "+r"(one));
-  for (int i = 0; i < 4; i++) at[i] = (uint64_t)one[i].buffer + one[i].start;
-  return 1;
-}
-
-/// Of four rows of memory, bits that differ from `value`, together.
-FINLINE quad differ4(const uint64_t at[4], ptrdiff_t offset, quad value) {
-  quad sum = load4((const void *)(at[0] + offset)) ^ value;
-  for (int i = 1; i < 4; i++) sum |= load4((const void *)(at[i] + offset)) ^ value;
-  return sum;
-}
-
-/// What is known of four IPv4 packets, word by word: octets 0 to 7 of the header and 8 to 15; the addresses; what is behind
-/// a header without options.
-struct packets4 {
-  quad first, second, addresses, transport;
-};
-
-FINLINE struct packets4 packets_at(const uint64_t at[4], ptrdiff_t offset) {
-  struct packets4 p;
-  pairs_at(at, offset, &p.first, &p.second);
-  pairs_at(at, offset + 12, &p.addresses, &p.transport);
-  return p;
-}
-
-/// Total length, in the machine's byte order, and from bit 48 on the traffic class.
-FINLINE quad total_and_class(struct packets4 p) {
-  const __m256i places = _mm256_set_epi32(
-      (int)0x80098080, (int)0x80800a0b, (int)0x80018080, (int)0x80800203, (int)0x80098080, (int)0x80800a0b,
-      (int)0x80018080, (int)0x80800203);
-  return (quad)_mm256_shuffle_epi8((__m256i)p.first, places);
-}
-
-/// Which of four packets have an IPv4 header without options with the right checksum, given that they begin with 0x45.
-FINLINE quad are_intact(struct packets4 p) {
-  const quad sum = low(p.first) + (p.first >> 32) + low(p.second) + (p.second >> 32) + (p.addresses >> 32);
-  return same(fold4(sum), four(0xffff));
+  return !is_any_high(bad);
 }
 
 /// What frames must begin with: bare ones with the Ethernet header and what is certain of the header behind it, those in a
@@ -102,72 +73,120 @@ FINLINE struct pattern4 pattern_of(const struct kalsae_plain *plain, const int i
   return (struct pattern4){load4(row), load4(mask), load4(row + 32), load4(mask + 32)};
 }
 
-FINLINE int begin_so(const struct pattern4 *pattern, const uint64_t at[4], const int is_tunnel) {
-  if (any(differ4(at, 0, pattern->begins), pattern->begins_mask)) return 0;
-  return !is_tunnel || !any(differ4(at, 32, pattern->goes_on), pattern->goes_on_mask);
+/// The same frames: words that have just been read together are read again, singly. To take them out of vectors takes longer.
+FINLINE const struct kalsae_frame *apart(const struct kalsae_frame *frames) {
+  __asm__("" : "+r"(frames));
+  return frames;
 }
 
-/// Of four packets in tunnels over IPv4: lanes with the highest bit have an outer header that is not plain; the octets that
-/// the inner packet may have; the outer traffic class from bit 48 on, and time to live.
-struct outer4 {
-  quad bad, room, sizes, time_to_live;
+/// Where a frame begins in memory. (In a register: the compiler would add its parts for each use.)
+FINLINE uint64_t begin_of(const struct kalsae_frame *frame) {
+  uint64_t begin = (uint64_t)frame->buffer + frame->start;
+  __asm__("" : "+r"(begin));
+  return begin;
+}
+
+/// A vector whose parts are put together now, and not when it is used: there are not registers for all parts.
+FINLINE quad settled4(quad a) {
+  __asm__("" : "+x"(a));
+  return a;
+}
+
+/// Whether eight frames begin so. Leaves where their packets are.
+FINLINE int begin_so(
+    const struct pattern4 *pattern, const struct kalsae_frame *frame, uint32_t offset, const int is_tunnel, uint64_t *places) {
+  const struct kalsae_frame *const place = apart(frame);
+  quad begins = four(0), goes_on = four(0);
+#pragma clang loop unroll(full)
+  for (int i = 0; i < 8; i++) {
+    const uint64_t p = begin_of(place + i);
+    begins |= load4((const void *)p) ^ pattern->begins;
+    if (is_tunnel) goes_on |= load4((const void *)(p + 32)) ^ pattern->goes_on;
+    places[i] = p + offset;
+  }
+  return !any(begins, pattern->begins_mask) && !(is_tunnel && any(goes_on, pattern->goes_on_mask));
+}
+
+/// Which have an IPv4 header without options with the right checksum, of its five words, given that they begin with 0x45.
+FINLINE eight are_intact(const struct constants *k, const eight word[4], eight fifth) {
+  // Signed multiplications add up 16-bit words, each of them less 2^15.
+  const __m256i signs = (__m256i)at_hand(k->signs), one = (__m256i)at_hand(k->one);
+  eight sum = (eight)_mm256_madd_epi16(_mm256_xor_si256((__m256i)fifth, signs), one) + at_hand(k->carries);
+  for (int i = 0; i < 4; i++) sum += (eight)_mm256_madd_epi16(_mm256_xor_si256((__m256i)word[i], signs), one);
+  return same8((sum & at_hand(k->half)) + (sum >> 16), at_hand(k->half));
+}
+
+/// Of eight packets in tunnels over IPv4: lanes with the highest bit have an outer header that is not plain; the octets that
+/// the inner packet may have; the outer traffic class from bit 16 on, and time to live.
+struct outer8 {
+  eight bad, room, class, time_to_live;
 };
 
-/// Reads outer headers, and leaves where the packets came from.
-FINLINE struct outer4 outer_of(
-    const struct kalsae_plain *plain, const uint64_t at[4], quad length, uint64_t offset, uint64_t *sources) {
-  const struct packets4 p = packets_at(at, ETHERNET);
-  const quad sizes = total_and_class(p), total = sizes & four(0xffff);
+/// Reads the outer headers of packets whose inner ones are at these places, and leaves where the packets came from.
+FINLINE struct outer8 outer_of(
+    const struct constants *k, const struct kalsae_plain *plain, const uint64_t *inner, eight length, uint32_t offset,
+    uint64_t *sources) {
+  const ptrdiff_t header = ETHERNET - (ptrdiff_t)offset;
+  const struct words8 p = words8_at(inner, header), q = words8_at(inner, header + 16);
+  const eight total = upper_number(k, p.word[0]);
   // The outer packet must be whole; the inner one must end where it does, or before.
-  quad bad = ~are_intact(p) | (length - four(ETHERNET) - total);
+  eight bad = ~are_intact(k, p.word, q.word[0]) | (length - each(ETHERNET) - total);
   if (plain->has_udp) {
-    const __m256i swapped = _mm256_set_epi32(
-        (int)0x80808080, (int)0x80800c0d, (int)0x80808080, (int)0x80800405, (int)0x80808080, (int)0x80800c0d,
-        (int)0x80808080, (int)0x80800405);
-    const quad covered = (quad)_mm256_shuffle_epi8((__m256i)p.transport, swapped);
-    bad |= (covered - four(8)) | (total - covered - four(20));
+    const eight covered = lower_number(k, q.word[2]);
+    bad |= (covered - each(8)) | (total - covered - each(20));
   }
-  store4(sources, low(p.addresses));
-  return (struct outer4){bad, total + four(ETHERNET - offset), sizes, p.second & four(0xff)};
+  store_woven(sources, p.word[3], each(0));
+  return (struct outer8){
+      bad, total + each(ETHERNET - offset), p.word[0] << 8 & at_hand(k->class), p.word[2] & each(0xff)};
 }
 
-/// Which of four packets something of the outer header has to be carried over to (TUN-5, TUN-6): lanes with the highest bit.
-FINLINE quad carried_over(const struct kalsae_plain *plain, struct outer4 outer, quad mark, quad time_to_live) {
-  quad alike = same((outer.sizes ^ mark) & four((uint64_t)0xff << 48), four(0));
-  if (!plain->uniform_dscp) alike |= same(outer.sizes & four((uint64_t)3 << 48), four(0));
+/// Which packets something of the outer header has to be carried over to (TUN-5, TUN-6): lanes with the highest bit. `class`:
+/// their own traffic class, where the outer one is.
+FINLINE eight carried_over(const struct constants *k, const struct kalsae_plain *plain, struct outer8 outer, eight class, eight time_to_live) {
+  eight alike = same8((outer.class ^ class) & at_hand(k->class), each(0));
+  if (!plain->uniform_dscp) alike |= same8(outer.class & each((uint32_t)3 << 16), each(0));
   return plain->uniform_ttl ? ~alike | (outer.time_to_live - time_to_live) : ~alike;
 }
 
-/// What the device has verified, as marks have it between unwrapping and trust.
-FINLINE quad verified4(quad state) { return (state & four((uint64_t)CHECKSUM_VERIFIED << 48)) >> 22; }
+/// What the device has verified, as the lower halves of marks have it between unwrapping and trust.
+FINLINE eight verified8(eight state) { return (state & each(CHECKSUM_VERIFIED << 16)) << 10; }
 
-/// Asks for the slots of four packets' flows.
-INLINE void ask_for_flows4(const char *slots, const uint64_t *places) {
-  for (int i = 0; i < 4; i++) kalsae_prefetch_write(slots + places[i]);
+/// Asks for the slots of some packets' flows: of IPv6 they are two cache lines.
+FINLINE void ask_for_flows(const char *slots, const uint64_t *places, const int count, const int is_ipv6) {
+  for (int i = 0; i < count; i++) {
+    kalsae_prefetch_write(slots + places[i]);
+    if (is_ipv6) kalsae_prefetch_write(slots + places[i] + 64);
+  }
 }
 
-/// The same for IPv6, whose slots are two cache lines.
-INLINE void ask_for_flows6(const char *slots, const uint64_t *places) {
-  for (int i = 0; i < 4; i++) kalsae_prefetch_write(slots + places[i]), kalsae_prefetch_write(slots + places[i] + 64);
+/// Which have an excluded destination port, of these pairs of ports.
+FINLINE eight excluded8(const struct kalsae_plain *plain, eight ports) {
+  return same8(ports >> 16, each(plain->excluded[0])) | same8(ports >> 16, each(plain->excluded[1]));
 }
 
-/// Which of four packets, of whose keys these are the last words, have an excluded destination port.
-FINLINE quad excluded4(const struct kalsae_plain *plain, quad tail) {
-  const quad port = tail >> 16 & four(0xffff);
-  return same(port, four(plain->excluded[0])) | same(port, four(plain->excluded[1]));
+/// Which packet is in a lane.
+static const uint8_t packet_in[8] = {0, 1, 4, 5, 2, 3, 6, 7};
+
+/// 32 bits each from `offset` behind eight places in memory on.
+FINLINE eight word8_at(const uint64_t *at, ptrdiff_t offset) {
+  __asm__("" : "+r"(at));
+  eight words;
+  for (int i = 0; i < 8; i++) words[i] = load32((const char *)at[packet_in[i]] + offset);
+  return words;
 }
 
-/// Which of four frames have a partial checksum.
-FINLINE quad are_partial(quad state) {
-  return same(state & four((uint64_t)CHECKSUM_PARTIAL << 48), four((uint64_t)CHECKSUM_PARTIAL << 48));
+/// Which of eight frames have a partial checksum.
+FINLINE eight are_partial(eight state) {
+  return same8(state & each(CHECKSUM_PARTIAL << 16), each(CHECKSUM_PARTIAL << 16));
 }
 
-/// Which of four partial checksums are not those of the transport headers that begin at `start`, or have to be elsewhere.
-FINLINE quad misplaced4(const struct kalsae_frame *frame, quad start, quad tcp) {
-  quad field;
-  for (int i = 0; i < 4; i++) field[i] = load64(&frame[i].checksum_start);
-  const quad expected = start + choose(tcp, four((uint64_t)16 << 32), four((uint64_t)6 << 32));
-  return same((field ^ expected) & four(0xffffffffffff), four(0)) ^ four(UINT64_MAX);
+/// Which of eight partial checksums are not those of the transport headers that begin at `start`, or have to be elsewhere.
+FINLINE eight misplaced8(const struct kalsae_frame *frame, eight start, eight tcp) {
+  eight begins, field;
+  for (int i = 0; i < 8; i++) {
+    begins[i] = frame[packet_in[i]].checksum_start;
+    field[i] = frame[packet_in[i]].checksum_offset;
+  }
+  return ~(same8(begins, start) & same8(field, each(6) + (tcp & each(10))));
 }
-
 #endif

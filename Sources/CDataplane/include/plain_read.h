@@ -23,7 +23,7 @@ struct kalsae_frame {
 /// The packets of a part, which take their turns together, and the columns of `PlainPackets` with the words of each: one for
 /// each packet of a part. (One more line: words of a packet in different columns are not to compete for one place in the
 /// cache.)
-enum { kalsae_part_length = 64, kalsae_column_count = 8, kalsae_column_length = kalsae_part_length + 8 };
+enum { kalsae_part_length = 64, kalsae_group = 8, kalsae_column_count = 8, kalsae_column_length = kalsae_part_length + 8 };
 
 /// What frames must be, and where to leave what was read of them.
 struct kalsae_plain {

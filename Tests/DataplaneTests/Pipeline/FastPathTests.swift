@@ -112,7 +112,7 @@ struct FastPathTests {
     let options = FastPathTests.ways[way].2
     if lanes > 1, options.subtracting(.pipeDSCP).isEmpty {
       // What comes back with another DSCP outside goes singly.
-      let least = options.isEmpty ? 1500 : 600
+      let least = options.isEmpty ? 1200 : 500
       #expect(grouped > least, "only \(grouped) packets were sent in groups")
     }
     #expect(twins.plain.pipeline.core.sentInGroups == 0)
