@@ -36,7 +36,7 @@ public final class DataPath: @unchecked Sendable {
     lanes = turns.enumerated().map { [gate] number, turn in
       Lane(common ?? stage(number), isShared: common != nil, gate, turn)
     }
-    for lane in lanes { unsafe lane.tables = tables }
+    for lane in lanes { unsafe lane.share.tables = tables }
   }
 
   /// Has somebody carry packets of flows that are decided, for all lanes; nil: nobody from now on.
@@ -85,6 +85,60 @@ private final class Stage: @unchecked Sendable {
   init(_ pipeline: consuming Pipeline) { self.pipeline = pipeline }
 }
 
+/// What a lane works with. One value: whether something else has it too is asked once a batch, and not for each part of it.
+@safe
+private struct LaneShare: ~Copyable {
+  var ports = PortSet()
+  var batch = FrameBatch()
+  var receivedFrames: UInt64 = 0
+  var tables: UnsafeMutablePointer<Tables>!
+
+  /// See `Lane.poll`.
+  @inline(__always)
+  mutating func poll(_ index: PortIndex, at now: Lane.Clock, _ stage: Stage, _ outbox: Outbox?) -> Int {
+    guard let port = ports[index] else { return 0 }
+    batch.ingress = index
+    let count = port.receive(into: &batch)
+    guard count > 0 else { return 0 }
+    receivedFrames &+= UInt64(truncatingIfNeeded: count)
+    let time: UInt64 =
+      switch now {
+      case .at(let nanoseconds): nanoseconds
+      case .captured: batch[0].timestamp
+      }
+    if let outbox {
+      outbox.begin(batch)
+      stage.turn.withLock { _ in
+        unsafe stage.pipeline.process(&batch, from: index, at: time, tables.pointee, outbox.ports)
+      }
+      send(outbox, stage)
+    } else {
+      unsafe stage.pipeline.process(&batch, from: index, at: time, tables.pointee, ports)
+    }
+    port.release(&batch)
+    return count
+  }
+
+  /// See `Pipeline.tick`.
+  mutating func tick(at now: UInt64, _ stage: Stage, _ outbox: Outbox?) {
+    guard let outbox else { return unsafe stage.pipeline.tick(at: now, tables.pointee, ports) }
+    outbox.beginWithout()
+    stage.turn.withLock { _ in unsafe stage.pipeline.tick(at: now, tables.pointee, outbox.ports) }
+    send(outbox, stage)
+  }
+
+  /// Sends what the pipeline has listed, and counts what ports did not take.
+  private func send(_ outbox: Outbox, _ stage: Stage) {
+    outbox.send(batch)
+    if !outbox.refused.isEmpty {
+      stage.turn.withLock { _ in
+        for (frame, reason) in outbox.refused { stage.pipeline.core.drop(frame, reason) }
+      }
+    }
+    outbox.end()
+  }
+}
+
 /// One worker's share of the data plane: its pipeline, or its turn at the one that all have; its batch, and the ports that
 /// it sends by.
 ///
@@ -95,11 +149,7 @@ public final class Lane: @unchecked Sendable {
   private let stage: Stage
   /// Where several lanes have the same pipeline; else nil.
   private let outbox: Outbox?
-  private var ports = PortSet()
-  private var batch = FrameBatch()
-  /// The frames that have come in by this lane. Inside `DataPath.change`.
-  public private(set) var receivedFrames: UInt64 = 0
-  fileprivate var tables: UnsafeMutablePointer<Tables>!
+  fileprivate var share = LaneShare()
   private let gate: Gate
   private let turn: Gate.Turn
 
@@ -116,11 +166,14 @@ public final class Lane: @unchecked Sendable {
   @inline(never)
   public func withPipeline<R>(_ body: (inout Pipeline) throws -> R) rethrows -> R { try body(&stage.pipeline) }
 
+  /// The frames that have come in by this lane. Inside `DataPath.change`.
+  public var receivedFrames: UInt64 { share.receivedFrames }
+
   /// The port at a place; nil: none.
   public subscript(port index: PortIndex) -> (any Port)? {
-    get { ports[index] }
+    get { share.ports[index] }
     set {
-      ports[index] = newValue
+      share.ports[index] = newValue
       outbox?.set(newValue, at: index)
     }
   }
@@ -131,48 +184,14 @@ public final class Lane: @unchecked Sendable {
   public func poll(_ index: PortIndex, at now: Clock) -> Int {
     gate.enter(turn)
     defer { gate.leave(turn) }
-    guard let port = ports[index] else { return 0 }
-    batch.ingress = index
-    let count = port.receive(into: &batch)
-    guard count > 0 else { return 0 }
-    receivedFrames &+= UInt64(truncatingIfNeeded: count)
-    let time: UInt64 =
-      switch now {
-      case .at(let nanoseconds): nanoseconds
-      case .captured: batch[0].timestamp
-      }
-    if let outbox {
-      outbox.begin(batch)
-      stage.turn.withLock { _ in
-        unsafe stage.pipeline.process(&batch, from: index, at: time, tables.pointee, outbox.ports)
-      }
-      send(outbox)
-    } else {
-      unsafe stage.pipeline.process(&batch, from: index, at: time, tables.pointee, ports)
-    }
-    port.release(&batch)
-    return count
-  }
-
-  /// Sends what the pipeline has listed, and counts what ports did not take.
-  private func send(_ outbox: Outbox) {
-    outbox.send(batch)
-    if !outbox.refused.isEmpty {
-      stage.turn.withLock { _ in
-        for (frame, reason) in outbox.refused { stage.pipeline.core.drop(frame, reason) }
-      }
-    }
-    outbox.end()
+    return share.poll(index, at: now, stage, outbox)
   }
 
   /// Lets time pass: see `Pipeline.tick`.
   public func tick(at now: UInt64) {
     gate.enter(turn)
     defer { gate.leave(turn) }
-    guard let outbox else { return unsafe stage.pipeline.tick(at: now, tables.pointee, ports) }
-    outbox.beginWithout()
-    stage.turn.withLock { _ in unsafe stage.pipeline.tick(at: now, tables.pointee, outbox.ports) }
-    send(outbox)
+    share.tick(at: now, stage, outbox)
   }
 
   /// What the control side has to look after since the last call: see `Pipeline.takeRequests`. Also says whether packets
