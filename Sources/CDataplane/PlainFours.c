@@ -39,7 +39,7 @@ FINLINE size_t parse(const struct kalsae_plain *plain, size_t first, size_t end,
     if (is_tunnel && any(goes_on, pattern.goes_on_mask)) break;
     const struct words8 p = turned(front[0], front[1], front[2], front[3]), q = turned(back[0], back[1], back[2], back[3]);
     const eight second = p.word[1], third = p.word[2], ports = q.word[1];
-    eight good = (eight)settled4((quad)are_intact(k, p.word, q.word[0]));
+    eight good = settled8(are_intact(k, p.word, q.word[0]));
     struct outer8 outer = {.room = f.length - headers};
     if (is_tunnel) {
       // Version 4, five words; neither "more fragments" nor an offset.

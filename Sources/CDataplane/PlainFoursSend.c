@@ -14,28 +14,33 @@ enum {
 };
 
 /// Words with their octets in the other order.
-FINLINE quad reverse(quad a) {
+FINLINE eight reverse(eight a) {
   const __m256i places = _mm256_set_epi32(
-      0x08090a0b, 0x0c0d0e0f, 0x00010203, 0x04050607, 0x08090a0b, 0x0c0d0e0f, 0x00010203, 0x04050607);
-  return (quad)_mm256_shuffle_epi8((__m256i)a, places);
+      0x0c0d0e0f, 0x08090a0b, 0x04050607, 0x00010203, 0x0c0d0e0f, 0x08090a0b, 0x04050607, 0x00010203);
+  return (eight)_mm256_shuffle_epi8((__m256i)a, places);
 }
 
 /// The one's complement sum of 16-bit numbers.
-FINLINE quad add4(quad a, quad b) {
-  const quad sum = a + b;
-  return (sum & four(0xffff)) + (sum >> 16);
+FINLINE eight add8(eight a, eight b) {
+  const eight sum = a + b;
+  return (sum & each(0xffff)) + (sum >> 16);
 }
 
-FINLINE quad invert4(quad a) { return a ^ four(0xffff); }
+FINLINE eight invert8(eight a) { return a ^ each(0xffff); }
 
-/// What outer headers have of their own, in network byte order: eight octets of the IPv4 header from its first on; its
-/// checksum, UDP source port and length.
-FINLINE void wrap4(quad *first, quad *second, quad start, quad sum, quad carried, quad length, quad hash) {
-  const quad total = (start + length + (carried << 16)) << 32 | four(0x4000);
-  const quad checksum = invert4(fold4(sum + length + carried + four(0x4000)) & four(0xffff));
-  const quad port = (hash >> 40 & four(0x3fff)) | four(0xc000);
-  *first = reverse(total);
-  *second = reverse(checksum << 48 | port << 32 | (length + four(30)) << 16);
+/// What outer headers have of their own, in network byte order: the first word of the IPv4 header (the second is that of
+/// an atomic packet); its checksum and the UDP source port; the UDP length.
+struct wrapping8 {
+  eight first, checksum_and_port, length;
+};
+
+/// `carried`: what of the traffic class goes outside. `hash`: the upper halves of flows' hashes.
+FINLINE struct wrapping8 wrapping_of(struct words8 hop, eight carried, eight length, eight hash) {
+  const eight sum = (hop.word[2] & each(0xffff)) + length + carried + each(0x4000);
+  const eight checksum = invert8(add8((sum & each(0xffff)) + (sum >> 16), each(0)));
+  const eight port = (hash >> 8 & each(0x3fff)) | each(0xc000);
+  return (struct wrapping8){
+      reverse(hop.word[3] + length + (carried << 16)), reverse(checksum << 16 | port), reverse((length + each(30)) << 16)};
 }
 
 /// Where those octets are in the 64 before the packet, or before its inner Ethernet header where there is one, by
@@ -123,57 +128,100 @@ FINLINE void put4(
   }
 }
 
-/// What the translation of four packets does to their transport checksums, and where those are.
-struct translation4 {
-  uint64_t checksums[4], places[4];
+/// What the translation of packets 0 and 2, 1 and 3, 4 and 6, 5 and 7 writes: of IPv4 the third word of the header, addresses
+/// and ports.
+struct translation8 {
+  quad rows[4];
 };
 
-/// Finds out what the translation of four packets does to their checksums, other than of those that are `kept` as they are.
-/// Returns the third words of IPv4 headers, with one hop less; of IPv6 nothing.
-FINLINE quad translated(struct translation4 *t, const uint64_t *columns, quad word, quad kept, const int is_ipv6) {
-  const uint64_t header = is_ipv6 ? IPV6 : IPV4;
-  const quad change = words_of(columns + SLOTS, is_ipv6 ? REWRITE6 + 32 : REWRITE4 + 8) & ~kept;
-  const quad tcp = same(word >> (is_ipv6 ? 48 : 40) & four(0xff), four(TCP));
-  // Eight octets of which the last two are the checksum: those are there.
-  quad old;
-  for (int i = 0; i < 4; i++) {
-    const int is_tcp = octet(columns + WORDS + i, is_ipv6 ? 6 : 5) == TCP;
-    old[i] = load64((const uint8_t *)columns[PLACES + i] + header + (is_tcp ? 10 : 0));
+/// Mends the transport checksums of eight packets by what is added to what they cover; of IPv6 and of IPv4 headers of 20
+/// octets.
+FINLINE void mend8(const uint64_t *columns, eight delta, eight tcp, const int is_ipv6) {
+  // Four octets of which the last two are the checksum.
+  uint64_t places[8], *at = places;
+  for (int i = 0; i < 2; i++) {
+    const quad further = woven(tcp & each(10), each(0), i);
+    store4(places + 4 * i, load4(columns + PLACES + 4 * i) + further + four((is_ipv6 ? IPV6 : IPV4) + 4));
   }
-  old >>= 48;
-  quad new = invert4(add4(invert4(old), change >> 48));
+  __asm__("" : "+r"(at) : : "memory");
+  eight word;
+  for (int i = 0; i < 8; i++) word[i] = load32((const void *)at[packet_in[i]]);
+  word = settled8(word);
+  const eight old = word >> 16;
+  eight new = invert8(add8(invert8(old), delta));
   // TUN-9: none stays none, and a computed 0 is written as 0xffff.
-  new |= same(new, four(0)) & four(0xffff) & ~tcp;
-  new &= ~same(old, four(0)) | tcp;
-  store4(t->checksums, new);
-  store4(t->places, load4(columns + PLACES) + four(header + 6) + (tcp & four(10)));
-  if (is_ipv6) return word;
-  // One hop less: 0xfffe, which is -1.
-  const quad third = word >> 32;
-  const quad sum = invert4(add4(invert4(third >> 16), add4(change >> 32 & four(0xffff), four(0xfffe))));
-  return ((third & four(0xffff)) - four(1)) | sum << 16;
+  new |= same8(new, each(0)) & each(0xffff) & ~tcp;
+  new &= ~same8(old, each(0)) | tcp;
+  word = settled8((word & each(0xffff)) | new << 16);
+  for (int i = 0; i < 8; i++) {
+    const uint32_t mended = word[i];
+    memcpy((void *)at[packet_in[i]], &mended, sizeof mended);
+  }
 }
 
-/// Writes translations: of those packets that have a bit.
-FINLINE void translate4(
-    const uint64_t *columns, const struct translation4 *t, unsigned rewrites, const int is_ipv6) {
+/// What the translation of eight packets is, other than of those that are `kept` as they are; what it adds to transport
+/// checksums. Takes the third words of IPv4 headers, and gives them back with one hop less.
+FINLINE eight translation_of(
+    struct translation8 *t, const uint64_t *columns, eight kept, eight *third, const int is_ipv6) {
+  const uint64_t *slots = columns + SLOTS;
+  __asm__("" : "+r"(slots));
+  if (is_ipv6) {
+    eight change;
+    for (int i = 0; i < 8; i++) change[i] = load32((const char *)slots[packet_in[i]] + REWRITE6 + 36);
+    return (change & ~kept) >> 16;
+  }
   for (int i = 0; i < 4; i++) {
-    if (!(rewrites >> i & 1)) continue;
-    char *p = (char *)columns[PLACES + i];
-    const char *slot = (const char *)columns[SLOTS + i];
-    if (is_ipv6) {
-      memcpy(p + 8, slot + REWRITE6, 36);
-    } else {
-      memcpy(p + 12, slot + REWRITE4, 12);
+    const int one = packet_in[i];
+    t->rows[i] = two_at(slots[one] + REWRITE4, slots[one + 2] + REWRITE4);
+  }
+  const __m256i even = _mm256_unpackhi_epi32((__m256i)t->rows[0], (__m256i)t->rows[1]);
+  const __m256i odd = _mm256_unpackhi_epi32((__m256i)t->rows[2], (__m256i)t->rows[3]);
+  const eight change = (eight)_mm256_unpackhi_epi64(even, odd) & ~kept;
+  // One hop less: 0xfffe, which is -1.
+  const eight sum = invert8(add8(invert8(*third >> 16), add8(change & each(0xffff), each(0xfffe))));
+  *third = ((*third & each(0xffff)) - each(1)) | sum << 16;
+  // The third word, and behind it addresses and ports.
+  const __m256i thirds[4] = {
+      (__m256i)*third, _mm256_srli_si256((__m256i)*third, 4), _mm256_srli_si256((__m256i)*third, 8),
+      _mm256_srli_si256((__m256i)*third, 12)};
+  for (int i = 0; i < 4; i++) {
+    t->rows[i] = (quad)_mm256_blend_epi32(_mm256_shuffle_epi32((__m256i)t->rows[i], 0x93), thirds[i], 0x11);
+  }
+  return change >> 16;
+}
+
+/// Writes new addresses and ports: of those packets that have a bit.
+FINLINE void translate8(const uint64_t *columns, const struct translation8 *t, unsigned rewrites, const int is_ipv6) {
+  const uint64_t *places = columns + PLACES;
+  __asm__("" : "+r"(places));
+  if (is_ipv6) {
+    for (unsigned rest = rewrites; rest; rest &= rest - 1) {
+      const int i = __builtin_ctz(rest);
+      memcpy((char *)places[i] + 8, (const char *)columns[SLOTS + i] + REWRITE6, 36);
     }
-    memcpy((char *)t->places[i], t->checksums + i, 2);
+  } else if (rewrites == 0xff) {
+    for (int i = 0; i < 4; i++) {
+      const int one = packet_in[i];
+      _mm_storeu_si128((__m128i *)(places[one] + 8), _mm256_castsi256_si128((__m256i)t->rows[i]));
+      _mm_storeu_si128((__m128i *)(places[one + 2] + 8), _mm256_extracti128_si256((__m256i)t->rows[i], 1));
+    }
+  } else {
+    char rows[8][16];
+    for (int i = 0; i < 4; i++) {
+      const int one = packet_in[i];
+      _mm_storeu_si128((__m128i *)rows[one], _mm256_castsi256_si128((__m256i)t->rows[i]));
+      _mm_storeu_si128((__m128i *)rows[one + 2], _mm256_extracti128_si256((__m256i)t->rows[i], 1));
+    }
+    for (unsigned rest = rewrites; rest; rest &= rest - 1) {
+      const int i = __builtin_ctz(rest);
+      memcpy((char *)places[i] + 8, rows[i], 16);
+    }
   }
 }
 
 /// `kalsae_count_down4`.
-FINLINE quad counted_down(quad third) {
-  const quad wraps = same(third & four(0xfffe0000), four(0xfffe0000));
-  return third + four(0xffff) + (wraps & four(0x10000));
+FINLINE eight counted_down(eight third) {
+  return third + each(0xffff) + (same8(third & each(0xfffe0000), each(0xfffe0000)) & each(0x10000));
 }
 
 /// What is known of eight packets that go out.
@@ -197,33 +245,35 @@ FINLINE void finish8(const struct run4 *run, const struct group8 *g, size_t base
   const eight start = halves_at(columns + SPANS, 0) + (g->mark >> 16 & each(0xff)) - pushed, reach = g->length + pushed;
   set_spans(run->frames + base, woven(start, reach, 0));
   set_spans(run->frames + base + 4, woven(start, reach, 1));
-  const eight kept = same8(g->upper >> 24, each(0)), third = halves_at(columns + WORDS, 1);
-  eight counted = third + each(0xffff);
-  if (!is_ipv6) counted += same8(third & each(0xfffe0000), each(0xfffe0000)) & each(0x10000);
+  const eight next = halves_at(columns + WORDS, 1);
+  eight third = next, delta = each(0);
+  struct translation8 translation;
+  unsigned bits = 0;
+  if (rewrites) {
+    const eight kept = same8(g->upper >> 24, each(0));
+    bits = highest8(~kept);
+    delta = translation_of(&translation, columns, kept, &third, is_ipv6);
+  } else if (!is_ipv6) {
+    third = counted_down(next);
+  }
+  struct wrapping8 wrapping = {0};
+  if (kind > 1) {
+    const eight carried = halves_at(columns + MARKS, 1) >> 16 & g->kinds >> 8 & each(0xff);
+    wrapping = wrapping_of(g->hop, carried, g->length, halves_at(columns + HASHES, 1));
+  }
 #pragma clang loop unroll(full)
   for (int half = 0; half < 2; half++) {
     const uint64_t *part = columns + 4 * half;
-    const quad length4 = woven(g->length, each(0), half);
-    quad third4 = woven(counted, each(0), half);
-    struct translation4 translation;
-    unsigned translations = 0;
-    if (rewrites) {
-      const quad kept4 = woven(kept, kept, half);
-      translations = highest(kept4) ^ 0xf;
-      third4 = translated(&translation, part, load4(part + WORDS), kept4, is_ipv6);
-    }
-    quad outer = third4, outer_rest = third4;
-    if (kind > 1) {
-      const quad carried = woven(halves_at(columns + MARKS, 1) >> 16 & (g->kinds >> 8) & each(0xff), each(0), half);
-      wrap4(&outer, &outer_rest, woven(g->hop.word[3], each(0), half), woven(g->hop.word[2] & each(0xffff), each(0), half), carried, length4, load4(part + HASHES));
-    }
-    put4(part, outer, outer_rest, third4, length4, run->seen, is_ipv6, kind);
-    // (All of them: without a look at each.)
-    if (translations == 0xf) {
-      translate4(part, &translation, 0xf, is_ipv6);
-    } else if (translations) {
-      translate4(part, &translation, translations, is_ipv6);
-    }
+    const quad length = woven(g->length, each(0), half);
+    // The second word: "don't fragment".
+    const quad outer = woven(wrapping.first, each(0x400000), half);
+    const quad rest = woven(wrapping.checksum_and_port, wrapping.length, half);
+    put4(part, outer, rest, woven(third, each(0), half), length, run->seen, is_ipv6, kind);
+  }
+  if (rewrites) {
+    translate8(columns, &translation, bits, is_ipv6);
+    const eight tcp = is_ipv6 ? same8(next & each(0xff0000), each(TCP << 16)) : same8(next & each(0xff00), each(TCP << 8));
+    mend8(columns, delta, tcp, is_ipv6);
   }
 }
 

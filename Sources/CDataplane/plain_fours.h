@@ -49,13 +49,6 @@ FINLINE quad words_of(const uint64_t at[4], ptrdiff_t offset) {
                 load64((const void *)(at[2] + offset)), load64((const void *)(at[3] + offset))};
 }
 
-/// A sum of 16-bit words of less than 2^36 as a one's complement sum: 0 to 0x10007, and where it is a multiple of 0xffff
-/// but not 0, 0xffff.
-FINLINE quad fold4(quad sum) {
-  sum = (sum & four(0xffff)) + (sum >> 16);
-  return (sum & four(0xffff)) + (sum >> 16);
-}
-
 /// `kalsae_mix` of four pairs of words: 64 by 64 bits in four multiplications of 32 by 32.
 FINLINE quad mix4(quad a, quad b) {
   a ^= four(0x9e3779b97f4a7c15), b ^= four(0xe7037ed1a0b428db);
@@ -70,6 +63,9 @@ FINLINE quad mix4(quad a, quad b) {
 /// 32-bit words of eight packets: of packets 0, 1, 4, 5, 2, 3, 6, 7. What is woven together then lies in order.
 typedef uint32_t eight __attribute__((vector_size(32)));
 
+/// Which packet is in a lane.
+static const uint8_t packet_in[8] = {0, 1, 4, 5, 2, 3, 6, 7};
+
 FINLINE eight each(uint32_t value) { return (eight){value, value, value, value, value, value, value, value}; }
 /// The same from memory, where it costs no instruction of its own.
 FINLINE eight at_hand(const uint32_t value[8]) { return (eight)_mm256_load_si256((const __m256i *)value); }
@@ -82,6 +78,14 @@ FINLINE unsigned highest8(eight a) {
   const unsigned bits = (unsigned)_mm256_movemask_ps((__m256)a);
   return (bits & 0xc3) | (bits & 0x0c) << 2 | (bits & 0x30) >> 2;
 }
+
+/// A vector that is made now, as a whole: not by the compiler for each lane by itself, nor only when it is used, until when
+/// there were not registers for all its parts.
+FINLINE quad settled4(quad a) {
+  __asm__("" : "+x"(a));
+  return a;
+}
+FINLINE eight settled8(eight a) { return (eight)settled4((quad)a); }
 
 /// Four words each of eight packets.
 struct words8 {

@@ -86,12 +86,6 @@ FINLINE uint64_t begin_of(const struct kalsae_frame *frame) {
   return begin;
 }
 
-/// A vector whose parts are put together now, and not when it is used: there are not registers for all parts.
-FINLINE quad settled4(quad a) {
-  __asm__("" : "+x"(a));
-  return a;
-}
-
 /// Whether eight frames begin so. Leaves where their packets are.
 FINLINE int begin_so(
     const struct pattern4 *pattern, const struct kalsae_frame *frame, uint32_t offset, const int is_tunnel, uint64_t *places) {
@@ -163,9 +157,6 @@ FINLINE void ask_for_flows(const char *slots, const uint64_t *places, const int 
 FINLINE eight excluded8(const struct kalsae_plain *plain, eight ports) {
   return same8(ports >> 16, each(plain->excluded[0])) | same8(ports >> 16, each(plain->excluded[1]));
 }
-
-/// Which packet is in a lane.
-static const uint8_t packet_in[8] = {0, 1, 4, 5, 2, 3, 6, 7};
 
 /// 32 bits each from `offset` behind eight places in memory on.
 FINLINE eight word8_at(const uint64_t *at, ptrdiff_t offset) {

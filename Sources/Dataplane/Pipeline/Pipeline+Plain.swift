@@ -30,7 +30,7 @@ extension Pipeline {
   /// Reads frames as long as they are plain IPv4, and returns the place of the first that is not.
   @inline(never)
   private mutating func read(_ part: Range<Int>, _ batch: borrowing FrameBatch) -> Int {
-    let reader = PlainReader(PlainSink(v4, core), batch.view, core, part: PacketColumns.part(of: part.lowerBound))
+    var reader = PlainReader(PlainSink(v4, core), batch.view, core, part: PacketColumns.part(of: part.lowerBound))
     let next = reader.read(part)
     v4.list.append(contentsOf: part.lowerBound..<next)
     return next
@@ -39,7 +39,7 @@ extension Pipeline {
   /// Reads frames as long as they are plain IPv6, and returns the place of the first that is not.
   @inline(never)
   private mutating func read6(_ part: Range<Int>, _ batch: borrowing FrameBatch) -> Int {
-    let reader = PlainReader(PlainSink(v6, core), batch.view, core, part: PacketColumns.part(of: part.lowerBound))
+    var reader = PlainReader(PlainSink(v6, core), batch.view, core, part: PacketColumns.part(of: part.lowerBound))
     let next = reader.read(part)
     v6.list.append(contentsOf: part.lowerBound..<next)
     return next
@@ -112,7 +112,8 @@ extension Family {
       end = reader.read(part)
     } else if core.arrival.local != TunnelPeers.noLocal, encapsulation != .gre || tables.settings.greKey == nil {
       reader.expect(encapsulation, core, tables.settings)
-      end = reader.trust(tables.peers4, encapsulation, part.lowerBound..<reader.unwrap(part))
+      let unwrapped = part.lowerBound..<reader.unwrap(part)
+      end = reader.trust(tables.peers4, encapsulation, unwrapped)
     }
     list.append(contentsOf: part.lowerBound..<end)
     return end

@@ -91,10 +91,12 @@ struct PlainReader<Key: FlowKey> {
     unsafe plain.uniform_ttl = settings.uniformTTL ? 1 : 0
   }
 
+  // (`mutating`, though nothing is changed: the pointer is to the structure itself, and not to a copy of its 300 octets.)
+
   /// Reads bare packets; returns the place of the first that was not read.
   @inline(__always)
-  func read(_ part: Range<Int>) -> Int {
-    unsafe withUnsafePointer(to: plain) {
+  mutating func read(_ part: Range<Int>) -> Int {
+    unsafe withUnsafePointer(to: &plain) {
       let next =
         unsafe Key.isIPv6
         ? kalsae_plain_read6($0, part.lowerBound, part.upperBound)
@@ -105,14 +107,14 @@ struct PlainReader<Key: FlowKey> {
 
   /// Notes which peers packets came from that were unwrapped; returns the place of the first that may not come so (NODE-4).
   @inline(__always)
-  func trust(_ peers: borrowing PeerTable, _ encapsulation: Encapsulation, _ part: Range<Int>) -> Int {
+  mutating func trust(_ peers: borrowing PeerTable, _ encapsulation: Encapsulation, _ part: Range<Int>) -> Int {
     let (words, shift) = peers.view
     var known = unsafe kalsae_peers()
     unsafe known.words = UnsafePointer(words.pointer)
     unsafe known.count = words.count
     unsafe known.shift = shift
     unsafe known.bit = 1 << (48 + UInt64(encapsulation.rawValue))
-    return unsafe withUnsafePointer(to: plain) { plain in
+    return unsafe withUnsafePointer(to: &plain) { plain in
       unsafe withUnsafePointer(to: known) {
         unsafe Int(kalsae_plain_trust(plain, $0, part.lowerBound, part.upperBound))
       }
@@ -122,8 +124,8 @@ struct PlainReader<Key: FlowKey> {
   /// Reads packets in the tunnel that is expected; returns the place of the first that was not read. Where they come from
   /// is left where `trust` looks for it.
   @inline(__always)
-  func unwrap(_ part: Range<Int>) -> Int {
-    unsafe withUnsafePointer(to: plain) {
+  mutating func unwrap(_ part: Range<Int>) -> Int {
+    unsafe withUnsafePointer(to: &plain) {
       let next =
         unsafe Key.isIPv6
         ? kalsae_plain_unwrap6($0, part.lowerBound, part.upperBound)

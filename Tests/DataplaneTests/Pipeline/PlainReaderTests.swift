@@ -207,7 +207,7 @@ struct PlainReaderTests {
     var batch = FrameBatch()
     bench.pipeline.core.begin(at: bench.now, bench.tables)
     bench.pipeline.core.enter(bench.underlay, bench.tables)
-    let reader = PlainReader(
+    var reader = PlainReader(
       PlainSink(bench.pipeline.v4, bench.pipeline.core), batch.view, bench.pipeline.core, part: 0)
     var random = SeededGenerator(5)
     var table = PeerTable()
