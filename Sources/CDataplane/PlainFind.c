@@ -126,16 +126,19 @@ FINLINE uint64_t in_order(uint64_t bits) {
   return bits ^ moved ^ moved << 1;
 }
 
+/// Finds the flows of packets in groups, from place `first` of the list on, before `count`, as long as there is none between
+/// them that is not listed. Returns the place behind them.
 FINLINE size_t find_in_fours(
-    const struct kalsae_search *search, size_t count, const int is_ipv6, const int has_tunnels) {
+    const struct kalsae_search *search, size_t first, size_t count, const int is_ipv6, const int has_tunnels) {
   const struct kalsae_search s = *search;
   const int shift = is_ipv6 ? SHIFT6 : SHIFT4;
-  const size_t key_size = is_ipv6 ? sizeof(uint64_t[5]) : sizeof(uint64_t[2]), base = s.packets[0];
+  const size_t key_size = is_ipv6 ? sizeof(uint64_t[5]) : sizeof(uint64_t[2]), base = s.packets[first];
   const quad mask = four(s.slot_count - 1), slots = four((uint64_t)s.slots);
-  uint64_t *const columns = s.columns + base, *const listed = s.columns + LISTED + s.start;
+  uint64_t *const columns = s.columns + base, *const listed = s.columns + LISTED + s.start + first;
   // They are in order: without gaps where the last is as near as it can be.
-  size_t number = 0, end = count < kalsae_part_length ? count & ~(size_t)7 : kalsae_part_length;
-  while (end && s.packets[end - 1] - base != end - 1) end -= 8;
+  size_t end = (count - first) & ~(size_t)(kalsae_group - 1);
+  if (end > kalsae_part_length) end = kalsae_part_length;
+  while (end && s.packets[first + end - 1] - base != end - 1) end -= kalsae_group;
   quad order = four(base) + (quad){0, 1, 2, 3};
   for (size_t i = 0; i < end; i += 4, order += four(4)) {
     const quad place = load4(columns + HASHES + i) & mask;
@@ -145,67 +148,75 @@ FINLINE size_t find_in_fours(
   uint64_t elsewhere = 0;
   const char *sought = (const char *)s.keys + key_size * base;
   const int hop_at = is_ipv6 ? HOP6 : HOP;
-  for (; number < end; number += 8, sought += 8 * key_size) {
-    uint64_t *at = columns + SLOTS + number;
+  for (size_t i = 0; i < end; i += 8, sought += 8 * key_size) {
+    uint64_t *at = columns + SLOTS + i;
     __asm__("" : "+r"(at));
-    elsewhere |= (is_ipv6 ? alike8_6(sought, at) : alike8(sought, at)) << number;
+    elsewhere |= (is_ipv6 ? alike8_6(sought, at) : alike8(sought, at)) << i;
 #pragma clang loop unroll(full)
-    for (int i = 0; i < 8; i++) {
-      const char *hop = (const char *)s.hops + ((size_t)load32((const char *)at[i] + hop_at) << 7);
-      at[i + HOPS - SLOTS] = (uint64_t)hop;
+    for (int n = 0; n < 8; n++) {
+      const char *hop = (const char *)s.hops + ((size_t)load32((const char *)at[n] + hop_at) << 7);
+      at[n + HOPS - SLOTS] = (uint64_t)hop;
       kalsae_prefetch(hop + 64);
-      if (has_tunnels) { kalsae_prefetch(hop); kalsae_prefetch_write((const char *)at[i + PLACES - SLOTS] - 64); }
+      if (has_tunnels) { kalsae_prefetch(hop); kalsae_prefetch_write((const char *)at[n + PLACES - SLOTS] - 64); }
     }
   }
   // What is not where it should be first: further on, or not there.
   elsewhere = ~(is_ipv6 ? elsewhere : in_order(elsewhere)) & (end < 64 ? ((uint64_t)1 << end) - 1 : UINT64_MAX);
   // Most of them are in the next slot; all are asked for before the first is looked at.
   for (uint64_t rest = elsewhere; rest; rest &= rest - 1) {
-    const char *next = (const char *)s.slots + (((columns[HASHES + __builtin_ctzll(rest)] + 1) & (s.slot_count - 1)) << shift);
+    const size_t position = (columns[HASHES + __builtin_ctzll(rest)] + 1) & (s.slot_count - 1);
+    const char *next = (const char *)s.slots + (position << shift);
     kalsae_prefetch_write(next);
     if (is_ipv6) kalsae_prefetch_write(next + 64);
   }
   for (uint64_t rest = elsewhere; rest; rest &= rest - 1) {
-    find_one(&s, (size_t)__builtin_ctzll(rest), is_ipv6, has_tunnels);
+    find_one(&s, first + (size_t)__builtin_ctzll(rest), is_ipv6, has_tunnels);
   }
-  return number;
+  return first + end;
 }
 
-FOURS static size_t find_fours(const struct kalsae_search *search, size_t count) {
-  return search->has_tunnels ? find_in_fours(search, count, 0, 1) : find_in_fours(search, count, 0, 0);
+FOURS static size_t find_fours(const struct kalsae_search *search, size_t first, size_t count) {
+  return search->has_tunnels ? find_in_fours(search, first, count, 0, 1) : find_in_fours(search, first, count, 0, 0);
 }
 
-FOURS static size_t find_fours6(const struct kalsae_search *search, size_t count) {
-  return search->has_tunnels ? find_in_fours(search, count, 1, 1) : find_in_fours(search, count, 1, 0);
+FOURS static size_t find_fours6(const struct kalsae_search *search, size_t first, size_t count) {
+  return search->has_tunnels ? find_in_fours(search, first, count, 1, 1) : find_in_fours(search, first, count, 1, 0);
 }
 #endif
 
-/// Finds the flows of groups of packets: of how many.
-INLINE size_t find_groups(const struct kalsae_search *search, size_t count, const int is_ipv6) {
+/// Finds the flows of groups of packets from place `first` on; returns the place behind them.
+INLINE size_t find_groups(const struct kalsae_search *search, size_t first, size_t count, const int is_ipv6) {
 #if defined(__x86_64__)
-  if (is_ipv6) return search->lanes >= 4 ? find_fours6(search, count) : 0;
-  if (search->lanes == 8) return find_eights(search, count);
-  if (search->lanes == 4) return find_fours(search, count);
+  if (is_ipv6) return search->lanes >= 4 ? find_fours6(search, first, count) : first;
+  // (Those from the first on.)
+  if (search->lanes == 8) return first ? first : find_eights(search, count);
+  if (search->lanes == 4) return find_fours(search, first, count);
 #else
   (void)search, (void)count, (void)is_ipv6;
 #endif
-  return 0;
+  return first;
 }
 
-/// Finds the flows of all packets from the `number`th on.
-INLINE void find_rest(const struct kalsae_search *search, size_t number, size_t count, const int is_ipv6) {
+/// Finds the flows of packets from place `first` on, before `end`, one by one.
+INLINE void find_singly(const struct kalsae_search *search, size_t first, size_t end, const int is_ipv6) {
   const struct kalsae_search s = *search;
   if (s.has_tunnels) {
-    for (; number < count; number++) find_one(&s, number, is_ipv6, 1);
+    for (; first < end; first++) find_one(&s, first, is_ipv6, 1);
   } else {
-    for (; number < count; number++) find_one(&s, number, is_ipv6, 0);
+    for (; first < end; first++) find_one(&s, first, is_ipv6, 0);
   }
 }
 
-void kalsae_plain_find4(const struct kalsae_search *search, size_t count) {
-  find_rest(search, find_groups(search, count, 0), count, 0);
+/// Finds the flows of all packets: in groups, and what is left of them, or has others between, singly.
+INLINE void find_all(const struct kalsae_search *search, size_t count, const int is_ipv6) {
+  for (size_t next = 0; next < count;) {
+    next = find_groups(search, next, count, is_ipv6);
+    const size_t end = count - next > kalsae_group ? next + kalsae_group : count;
+    find_singly(search, next, end, is_ipv6);
+    next = end;
+  }
 }
 
-void kalsae_plain_find6(const struct kalsae_search *search, size_t count) {
-  find_rest(search, find_groups(search, count, 1), count, 1);
-}
+void kalsae_plain_find4(const struct kalsae_search *search, size_t count) { find_all(search, count, 0); }
+
+void kalsae_plain_find6(const struct kalsae_search *search, size_t count) { find_all(search, count, 1); }

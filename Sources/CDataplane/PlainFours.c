@@ -33,11 +33,14 @@ FINLINE size_t parse(const struct kalsae_plain *plain, size_t first, size_t end,
         goes_on |= load4((const void *)(q + 32)) ^ pattern.goes_on;
       }
       places[one] = p + offset, places[other] = q + offset;
-      front[i] = settled4(two_at(p + offset, q + offset)), back[i] = settled4(two_at(p + offset + 16, q + offset + 16));
+      front[i] = settled4(two_at(p + offset, q + offset));
+      back[i] = settled4(two_at(p + offset + 16, q + offset + 16));
     }
     if (any(differ, pattern.begins_mask)) break;
     if (is_tunnel && any(goes_on, pattern.goes_on_mask)) break;
-    const struct words8 p = turned(front[0], front[1], front[2], front[3]), q = turned(back[0], back[1], back[2], back[3]);
+    // The header; its last word, and what is behind it.
+    const struct words8 p = turned(front[0], front[1], front[2], front[3]);
+    const struct words8 q = turned(back[0], back[1], back[2], back[3]);
     const eight second = p.word[1], third = p.word[2], ports = q.word[1];
     eight good = settled8(are_intact(k, p.word, q.word[0]));
     struct outer8 outer = {.room = f.length - headers};
@@ -50,7 +53,8 @@ FINLINE size_t parse(const struct kalsae_plain *plain, size_t first, size_t end,
     const eight transport = third & at_hand(k->transport);
     const eight tcp = same8(transport, at_hand(k->tcp)), udp = same8(transport, at_hand(k->udp));
     good &= tcp | udp;
-    eight bad = outer.bad | (outer.room - total) | (total - each(28)) | same8(third & at_hand(k->time_to_live), each(0));
+    eight bad = outer.bad | (outer.room - total) | (total - each(28));
+    bad |= same8(third & at_hand(k->time_to_live), each(0));
     eight mark = total | mark_start, upper = class;
     if (any8(tcp, tcp)) {
       // What opens and closes connections changes more than counts. The octet with the flags is the last of four.
@@ -91,9 +95,10 @@ FINLINE size_t parse(const struct kalsae_plain *plain, size_t first, size_t end,
       store4(columns + SLOTS + place, hash << 6 & slot_mask);
       ask_for_flows(slots, before + 4 + 2 * i, 2, 0);
     }
-    if (unlikely(_mm256_movemask_ps((__m256)_mm256_andnot_si256((__m256i)bad, (__m256i)good)) != 0xff)) {
+    good &= ~bad;
+    if (unlikely(_mm256_movemask_ps((__m256)good) != 0xff)) {
       ask_for_flows(slots, columns + SLOTS + first, 8, 0);
-      return first + (size_t)__builtin_ctz(highest8(bad | ~good));
+      return first + (size_t)__builtin_ctz(highest8(~good));
     }
   }
   if (first > begin) ask_for_flows(slots, columns + SLOTS + first - 8, 8, 0);

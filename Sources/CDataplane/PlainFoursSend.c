@@ -224,25 +224,30 @@ FINLINE eight counted_down(eight third) {
   return third + each(0xffff) + (same8(third & each(0xfffe0000), each(0xfffe0000)) & each(0x10000));
 }
 
-/// What is known of eight packets that go out.
+/// What is known of eight packets that go out: lower halves of marks, the packets' octets, upper halves of tallies; the first
+/// two words of `kalsae_hop` from `port` on, and all four.
 struct group8 {
   eight mark, length, upper, leads, kinds;
   struct words8 hop;
 };
 
-/// Stores 64-bit words of four frames.
+/// Says of four frames where they begin in their buffers, and how long they are.
 FINLINE void set_spans(struct kalsae_frame *frames, quad spans) {
-  const __m128 lower = _mm_castsi128_ps(_mm256_castsi256_si128((__m256i)spans)), upper = _mm_castsi128_ps(_mm256_extracti128_si256((__m256i)spans, 1));
+  const __m128 lower = (__m128)_mm256_castsi256_si128((__m256i)spans);
+  const __m128 upper = (__m128)_mm256_extracti128_si256((__m256i)spans, 1);
   _mm_storel_pi((__m64 *)&frames[0].start, lower);
   _mm_storeh_pi((__m64 *)&frames[1].start, lower);
   _mm_storel_pi((__m64 *)&frames[2].start, upper);
   _mm_storeh_pi((__m64 *)&frames[3].start, upper);
 }
 
-FINLINE void finish8(const struct run4 *run, const struct group8 *g, size_t base, const int is_ipv6, const int kind, const int rewrites) {
+/// Sends eight packets on that nothing stands in the way of: `rewrites`: some of them are translated.
+FINLINE void finish8(
+    const struct run4 *run, const struct group8 *g, size_t base, const int is_ipv6, const int kind, const int rewrites) {
   const uint64_t *columns = run->columns + base;
   const eight pushed = g->leads >> 16;
-  const eight start = halves_at(columns + SPANS, 0) + (g->mark >> 16 & each(0xff)) - pushed, reach = g->length + pushed;
+  const eight start = halves_at(columns + SPANS, 0) + (g->mark >> 16 & each(0xff)) - pushed;
+  const eight reach = g->length + pushed;
   set_spans(run->frames + base, woven(start, reach, 0));
   set_spans(run->frames + base + 4, woven(start, reach, 1));
   const eight next = halves_at(columns + WORDS, 1);
@@ -272,8 +277,8 @@ FINLINE void finish8(const struct run4 *run, const struct group8 *g, size_t base
   }
   if (rewrites) {
     translate8(columns, &translation, bits, is_ipv6);
-    const eight tcp = is_ipv6 ? same8(next & each(0xff0000), each(TCP << 16)) : same8(next & each(0xff00), each(TCP << 8));
-    mend8(columns, delta, tcp, is_ipv6);
+    const int shift = is_ipv6 ? 16 : 8;
+    mend8(columns, delta, same8(next & each((uint32_t)0xff << shift), each((uint32_t)TCP << shift)), is_ipv6);
   }
 }
 
@@ -290,6 +295,7 @@ FINLINE int send_eight(struct kalsae_departure *d, const struct run4 *run, size_
   if (unlikely(any(unlike, four((uint64_t)1 << 63 | 0xff)))) return 0;
   const uint64_t *columns = run->columns + base;
   const struct words8 flow = words8_at(columns + SLOTS, way_at);
+  // The tally's halves: the number of packets, and what the flow is.
   const eight way = flow.word[1], lower = flow.word[2], upper = flow.word[3];
   // Where `find` has said: so the rows of slots and of hops are waited for together.
   // Nothing of a hop is read before it is sure that there is one.
@@ -305,7 +311,9 @@ FINLINE int send_eight(struct kalsae_departure *d, const struct run4 *run, size_
   // The first packet of the answers is special, and so are those with a partial checksum.
   eight bad = same8(lower, each(0)) & ~same8(upper & each(0xff0000), each(0));
   bad |= ((kinds >> 16) - length) | (length - each(is_ipv6 ? IPV6 + 8 : IPV4 + 8)) | mark;
-  eight differs = (flow.word[0] ^ run->epoch) | ((leads ^ each((uint32_t)lead)) & each(0xffff)) | ((kinds ^ each((uint32_t)(lead >> 32))) & each(0xff));
+  eight differs = flow.word[0] ^ run->epoch;
+  differs |= (leads ^ each((uint32_t)lead)) & each(0xffff);
+  differs |= (kinds ^ each((uint32_t)(lead >> 32))) & each(0xff);
   // An atomic packet needs no identification (RFC 6864).
   if (kind > 1 && !is_ipv6) differs |= ~halves_at(columns + WORDS, 0) & each(0x400000);
   if (unlikely(d->is_careful)) {
@@ -314,7 +322,7 @@ FINLINE int send_eight(struct kalsae_departure *d, const struct run4 *run, size_
     bad |= ~same8(left, (eight)_mm256_max_epu32((__m256i)left, (__m256i)each(8)));
     for (int i = 0; i < 8; i++) if (d->hop_states[way[i]].learned_mtu) return 0;
   }
-  if (unlikely(_mm256_movemask_ps((__m256)bad) || any8(differs, differs) || kind < 1 || kind > 4)) return 0;
+  if (unlikely(is_any_high(bad) || any8(differs, differs) || kind < 1 || kind > 4)) return 0;
   if (unlikely(d->leaving_port != (int32_t)port)) {
     if (d->leaving_port >= 0 || !d->may_open) return 0;
     d->leaving_port = (int32_t)port;
@@ -323,16 +331,18 @@ FINLINE int send_eight(struct kalsae_departure *d, const struct run4 *run, size_
   _mm_storeu_si128((__m128i *)(d->leaving + d->leaving_count), indices);
   d->leaving_count += 8;
 
-  struct group8 group = {.mark = mark, .length = length, .upper = upper, .leads = leads, .kinds = kinds, .hop = hop};
-  const int rewrites = any8(upper, each(0xff000000));
-  if (kind == 1) {
-    if (rewrites) { finish8(run, &group, base, is_ipv6, 1, 1); } else { finish8(run, &group, base, is_ipv6, 1, 0); }
-  } else if (kind == 4) {
-    if (rewrites) { finish8(run, &group, base, is_ipv6, 4, 1); } else { finish8(run, &group, base, is_ipv6, 4, 0); }
-  } else if (kind == 3) {
-    finish8(run, &group, base, is_ipv6, 3, rewrites);
-  } else {
-    finish8(run, &group, base, is_ipv6, 2, rewrites);
+  const struct group8 group = {
+      .mark = mark, .length = length, .upper = upper, .leads = leads, .kinds = kinds, .hop = hop};
+  const int rewrites = any8(upper, each((uint32_t)0xff << 24));
+  switch (kind << 1 | (unsigned)rewrites) {
+  case 2: finish8(run, &group, base, is_ipv6, 1, 0); break;
+  case 3: finish8(run, &group, base, is_ipv6, 1, 1); break;
+  case 4: finish8(run, &group, base, is_ipv6, 2, 0); break;
+  case 5: finish8(run, &group, base, is_ipv6, 2, 1); break;
+  case 6: finish8(run, &group, base, is_ipv6, 3, 0); break;
+  case 7: finish8(run, &group, base, is_ipv6, 3, 1); break;
+  case 8: finish8(run, &group, base, is_ipv6, 4, 0); break;
+  default: finish8(run, &group, base, is_ipv6, 4, 1); break;
   }
   return 1;
 }

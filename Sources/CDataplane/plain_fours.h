@@ -125,5 +125,7 @@ FINLINE eight halves(quad first, quad second, const int upper) {
   return upper ? (eight)_mm256_shuffle_ps((__m256)first, (__m256)second, 0xdd)
                : (eight)_mm256_shuffle_ps((__m256)first, (__m256)second, 0x88);
 }
-FINLINE eight halves_at(const uint64_t *words, const int upper) { return halves(load4(words), load4(words + 4), upper); }
+FINLINE eight halves_at(const uint64_t *words, const int upper) {
+  return halves(load4(words), load4(words + 4), upper);
+}
 #endif

@@ -6,6 +6,7 @@
 enum { CHECKSUM_PARTIAL = 1, CHECKSUM_VERIFIED = 2, TRUNCATED = 8, TCP = 6, UDP = 17, ETHERNET = 14 };
 
 #define EACH(x) {x, x, x, x, x, x, x, x}
+/// What nearly every packet is compared with or added to, in all lanes (`at_hand`).
 static const _Alignas(32) struct constants {
   uint32_t signs[8], one[8], half[8], carries[8], tcp[8], udp[8], transport[8], time_to_live[8], class[8], length[8];
 } constants = {
@@ -33,7 +34,8 @@ struct admission8 {
   uint16_t number;
 };
 
-FINLINE struct admission8 admission(const struct kalsae_plain *plain, uint32_t offset, uint32_t reach, const int is_tunnel) {
+FINLINE struct admission8 admission(
+    const struct kalsae_plain *plain, uint32_t offset, uint32_t reach, const int is_tunnel) {
   const uint32_t cut = (uint32_t)(0xff00 | TRUNCATED | (is_tunnel ? CHECKSUM_PARTIAL : 0)) << 16;
   return (struct admission8){
       .port = each(plain->port), .cut = each(cut), .unlike = each(cut | 0xffff), .roomy = each(offset - plain->room),
@@ -44,10 +46,12 @@ FINLINE struct admission8 admission(const struct kalsae_plain *plain, uint32_t o
 /// Whether eight frames are neither to be cut nor cut off, and what is read of them is there: the octets that count by the
 /// length, which is seen to later, the rest by the buffer's size. Gives them their port.
 FINLINE int admit8(const struct admission8 *a, struct kalsae_frame *frame, struct frames8 *f) {
-  uint64_t at[8];
-  for (int i = 0; i < 8; i++) at[i] = (uint64_t)&frame[i].start;
-  const quad even = two_at(at[0], at[2]), odd = two_at(at[1], at[3]), next = two_at(at[4], at[6]), last = two_at(at[5], at[7]);
-  const struct words8 words = turned(even, odd, next, last);
+  quad rows[4];
+  for (int i = 0; i < 4; i++) {
+    const int one = packet_in[i];
+    rows[i] = two_at((uint64_t)&frame[one].start, (uint64_t)&frame[one + 2].start);
+  }
+  const struct words8 words = turned(rows[0], rows[1], rows[2], rows[3]);
   const eight start = words.word[0], state = words.word[3];
   *f = (struct frames8){start, words.word[1], state};
   // Lanes with the highest bit are not: small numbers that are less than they should be have it.
@@ -136,7 +140,8 @@ FINLINE struct outer8 outer_of(
 
 /// Which packets something of the outer header has to be carried over to (TUN-5, TUN-6): lanes with the highest bit. `class`:
 /// their own traffic class, where the outer one is.
-FINLINE eight carried_over(const struct constants *k, const struct kalsae_plain *plain, struct outer8 outer, eight class, eight time_to_live) {
+FINLINE eight carried_over(
+    const struct constants *k, const struct kalsae_plain *plain, struct outer8 outer, eight class, eight time_to_live) {
   eight alike = same8((outer.class ^ class) & at_hand(k->class), each(0));
   if (!plain->uniform_dscp) alike |= same8(outer.class & each((uint32_t)3 << 16), each(0));
   return plain->uniform_ttl ? ~alike | (outer.time_to_live - time_to_live) : ~alike;

@@ -20,7 +20,7 @@ struct kalsae_frame {
   uint64_t padding;
 };
 
-/// The packets of a part, which take their turns together, and the columns of `PlainPackets` with the words of each: one for
+/// The packets of a part, which take their turns together, those that vectors take at a time, and the columns of `PlainPackets` with the words of each: one for
 /// each packet of a part. (One more line: words of a packet in different columns are not to compete for one place in the
 /// cache.)
 enum { kalsae_part_length = 64, kalsae_group = 8, kalsae_column_count = 8, kalsae_column_length = kalsae_part_length + 8 };
@@ -44,7 +44,7 @@ struct kalsae_plain {
   /// The octets that must be before a packet.
   uint32_t room;
   uint16_t port;
-  /// How many frames are taken at a time: see `kalsae_plain_lanes`.
+  /// See `kalsae_plain_lanes`.
   uint8_t lanes;
   /// Whether these are read one by one all the same.
   uint8_t singly;
@@ -65,8 +65,9 @@ struct kalsae_plain {
   uint8_t uniform_ttl;
 };
 
-/// How many frames the processor can take at a time: 8 with vectors of 512 bits, 4 with vectors of 256 bits, or 1. Whoever
-/// asks for less than that gets it; for more, what the processor has not.
+/// How many words of 64 bits the processor's vectors hold: 8 (512 bits), 4 (256 bits), or 1 where there are none to use. By
+/// either, `kalsae_group` packets are taken at a time. Whoever asks for less than that gets it; for more, what the processor
+/// has not.
 unsigned kalsae_plain_lanes(void);
 /// Reads the frames from `first` on, before `end`, as long as they are plain TCP or UDP over IPv4, or IPv6. Returns the place
 /// of the first that is not. Nothing of the frames is changed but the port; the slots of the packets' flows are asked for.
@@ -95,8 +96,8 @@ static inline size_t kalsae_peer_place(uint32_t source, uint32_t shift) {
 /// Returns the place of the first of which that is not so.
 size_t kalsae_plain_trust(const struct kalsae_plain *plain, const struct kalsae_peers *peers, size_t first, size_t end);
 
-/// `kalsae_plain_read`, `kalsae_plain_unwrap` and those for IPv6, for groups of frames, up to the first that is not plain, or that is left
-/// because there are not enough for a group.
+/// `kalsae_plain_read`, `kalsae_plain_unwrap` and those for IPv6, for groups of frames, up to the first that is not plain, or
+/// that is left because there are not enough for a group: by vectors of four words, or of eight.
 size_t kalsae_plain_read_fours(const struct kalsae_plain *plain, size_t first, size_t end);
 size_t kalsae_plain_unwrap_fours(const struct kalsae_plain *plain, size_t first, size_t end);
 size_t kalsae_plain_read_eights(const struct kalsae_plain *plain, size_t first, size_t end);

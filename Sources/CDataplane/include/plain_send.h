@@ -78,7 +78,7 @@ struct kalsae_departure {
   /// Whether packets go the general way where these bits of their number are all set, or whose path has taught an MTU.
   uint8_t is_careful;
   uint32_t offload_mask;
-  /// How many packets are taken at a time: see `kalsae_plain_lanes`.
+  /// See `kalsae_plain_lanes`.
   uint8_t lanes;
   /// Whether a packet that is still to be listed leaves by `leaving_port` too: to begin with 0.
   uint8_t is_overtaken;
@@ -102,7 +102,7 @@ struct kalsae_search {
   const void *keys;
   /// The packets that are looked up, in order.
   const uint8_t *packets;
-  /// How many packets are taken at a time: see `kalsae_plain_lanes`.
+  /// See `kalsae_plain_lanes`.
   uint8_t lanes;
   /// Whether some hop's headers are longer than the cache line that ends with the hop.
   uint8_t has_tunnels;
@@ -123,8 +123,8 @@ void kalsae_plain_find6(const struct kalsae_search *search, size_t count);
 size_t kalsae_plain_send4(struct kalsae_departure *departure, size_t first, size_t end);
 size_t kalsae_plain_send6(struct kalsae_departure *departure, size_t first, size_t end);
 
-/// `kalsae_plain_send4` for groups of four or eight packets, and `kalsae_plain_send6` for four, up to the first group that is
-/// not all plain and alike.
+/// `kalsae_plain_send4` and `kalsae_plain_send6` for groups of packets, up to the first group that is not all plain and alike:
+/// by vectors of four words, or of eight.
 size_t kalsae_plain_send_fours(struct kalsae_departure *departure, size_t first, size_t end);
 size_t kalsae_plain_send6_fours(struct kalsae_departure *departure, size_t first, size_t end);
 size_t kalsae_plain_send_eights(struct kalsae_departure *departure, size_t first, size_t end);

@@ -142,6 +142,6 @@ struct MaskedWord {
 }
 
 extension Core {
-  /// How many frames the processor can take at a time: 8, 4 or 1.
+  /// How many words of 64 bits the processor's vectors hold: 8, 4 or 1.
   static var mostLanes: UInt8 { UInt8(kalsae_plain_lanes()) }
 }
