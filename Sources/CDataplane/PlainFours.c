@@ -74,7 +74,7 @@ FINLINE size_t parse(const struct kalsae_plain *plain, size_t first, size_t end,
       }
     }
     // Those of the packets before: what has just been written together is not to be read singly. A few at a time: together
-    // they would wait for each other. (Before the first there is room between the columns: nothing is asked for that matters.)
+    // they would wait for each other. (Before the first group of a call it is what lies there: nothing that matters.)
     const uint64_t *const before = columns + SLOTS + first - 8;
     ask_for_flows(slots, before, 2, 0);
     store_woven(columns + WORDS + first, second, third);

@@ -88,8 +88,8 @@ FINLINE size_t parse6(const struct kalsae_plain *plain, size_t first, size_t end
       const quad hash = mix4(mix4(source[i][0], source[i][1]), mix4(destination[i][0], destination[i][1]) ^ last);
       store4(columns + HASHES + place, hash);
       store4(columns + SLOTS + place, hash << 7 & slot_mask);
-      // Those of the packets before: what has just been written together is not to be read singly. (Before the first there is
-      // room between the columns: nothing is asked for that matters.)
+      // Those of the packets before: what has just been written together is not to be read singly. (Before the first group of
+      // a call it is what lies there: nothing that matters.)
       ask_for_flows(slots, columns + SLOTS + first - 8 + 4 * i, 4, 1);
     }
   }

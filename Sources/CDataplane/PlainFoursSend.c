@@ -180,7 +180,7 @@ FINLINE eight translation_of(
   // One hop less: 0xfffe, which is -1.
   const eight sum = invert8(add8(invert8(*third >> 16), add8(change & each(0xffff), each(0xfffe))));
   *third = ((*third & each(0xffff)) - each(1)) | sum << 16;
-  // The third word, and behind it addresses and ports.
+  // Of each packet's row the third word, and behind it addresses and ports: what the row has last goes first, and gives way.
   const __m256i thirds[4] = {
       (__m256i)*third, _mm256_srli_si256((__m256i)*third, 4), _mm256_srli_si256((__m256i)*third, 8),
       _mm256_srli_si256((__m256i)*third, 12)};
@@ -301,7 +301,8 @@ FINLINE int send_eight(struct kalsae_departure *d, const struct run4 *run, size_
   // Nothing of a hop is read before it is sure that there is one.
   unlike = ((woven(way, each(0), 0) << 7) + run->hops) ^ load4(columns + HOPS);
   unlike |= ((woven(way, each(0), 1) << 7) + run->hops) ^ load4(columns + HOPS + 4);
-  if (unlikely(any(unlike, unlike) || any8(run->last_hop - way, each((uint32_t)1 << 31)))) return 0;
+  const eight beyond = way ^ (eight)_mm256_min_epu32((__m256i)way, (__m256i)run->last_hop);
+  if (unlikely(any(unlike, unlike) || any8(beyond, beyond))) return 0;
   // From the lowest bit on: port, length of headers; kind, mask, MTU.
   const struct words8 hop = words8_at(columns + HOPS, offsetof(struct kalsae_hop, port));
   const eight leads = hop.word[0], kinds = hop.word[1];
@@ -348,6 +349,7 @@ FINLINE int send_eight(struct kalsae_departure *d, const struct run4 *run, size_
 }
 
 FINLINE size_t send_run(struct kalsae_departure *d, size_t first, size_t end, const int is_ipv6) {
+  if (!d->hop_count) return first;
   const struct run4 run = {
       .columns = d->columns,
       .listed = d->columns + LISTED + d->start,

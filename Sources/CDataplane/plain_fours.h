@@ -1,6 +1,6 @@
 #pragma once
-// What the loops have in common that take eight packets at a time, where the processor has vectors of 256 bits: of four
-// packets 64 bits each, or of eight 32.
+// What the loops have in common for processors with vectors of 256 bits: of four words (`quad`), or of eight half ones
+// (`eight`). Eight packets are taken at a time, 32 bits of each; where it must be 64, four and four.
 #include "plain_octets.h"
 
 #if defined(__x86_64__)
@@ -41,12 +41,6 @@ FINLINE void pairs_at(const uint64_t at[4], ptrdiff_t offset, quad *first, quad 
   const quad even = two_at(at[0] + offset, at[2] + offset), odd = two_at(at[1] + offset, at[3] + offset);
   *first = __builtin_shufflevector(even, odd, 0, 4, 2, 6);
   *second = __builtin_shufflevector(even, odd, 1, 5, 3, 7);
-}
-
-/// One word each of four places in memory.
-FINLINE quad words_of(const uint64_t at[4], ptrdiff_t offset) {
-  return (quad){load64((const void *)(at[0] + offset)), load64((const void *)(at[1] + offset)),
-                load64((const void *)(at[2] + offset)), load64((const void *)(at[3] + offset))};
 }
 
 /// `kalsae_mix` of four pairs of words: 64 by 64 bits in four multiplications of 32 by 32.
@@ -120,7 +114,7 @@ FINLINE void store_woven(uint64_t *to, eight lower, eight upper) {
   store4(to + 4, woven(lower, upper, 1));
 }
 
-/// The lower halves of 64-bit words of packets 0 to 3 and 4 to 7, or the upper.
+/// The lower halves of 64-bit words of packets 0 to 3 and 4 to 7, or the upper: words 0 and 2 of each, or 1 and 3.
 FINLINE eight halves(quad first, quad second, const int upper) {
   return upper ? (eight)_mm256_shuffle_ps((__m256)first, (__m256)second, 0xdd)
                : (eight)_mm256_shuffle_ps((__m256)first, (__m256)second, 0x88);
