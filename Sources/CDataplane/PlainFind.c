@@ -149,13 +149,12 @@ FINLINE size_t find_in_fours(
   const char *sought = (const char *)s.keys + key_size * base;
   const int hop_at = is_ipv6 ? HOP6 : HOP;
   for (size_t i = 0; i < end; i += 8, sought += 8 * key_size) {
-    uint64_t *at = columns + SLOTS + i;
-    __asm__("" : "+r"(at));
+    const uint64_t *at = apart(columns + SLOTS + i);
     elsewhere |= (is_ipv6 ? alike8_6(sought, at) : alike8(sought, at)) << i;
 #pragma clang loop unroll(full)
     for (int n = 0; n < 8; n++) {
       const char *hop = (const char *)s.hops + ((size_t)load32((const char *)at[n] + hop_at) << 7);
-      at[n + HOPS - SLOTS] = (uint64_t)hop;
+      columns[HOPS + i + (size_t)n] = (uint64_t)hop;
       kalsae_prefetch(hop + 64);
       if (has_tunnels) { kalsae_prefetch(hop); kalsae_prefetch_write((const char *)at[n + PLACES - SLOTS] - 64); }
     }
@@ -188,7 +187,7 @@ FOURS static size_t find_fours6(const struct kalsae_search *search, size_t first
 INLINE size_t find_groups(const struct kalsae_search *search, size_t first, size_t count, const int is_ipv6) {
 #if defined(__x86_64__)
   if (is_ipv6) return search->lanes >= 4 ? find_fours6(search, first, count) : first;
-  // (Those from the first on.)
+  // (By 512 bits only those from the first on.)
   if (search->lanes == 8) return first ? first : find_eights(search, count);
   if (search->lanes == 4) return find_fours(search, first, count);
 #else

@@ -21,12 +21,13 @@ FINLINE size_t parse(const struct kalsae_plain *plain, size_t first, size_t end,
     if (unlikely(!admit8(&entry, frame, &f))) break;
     store_woven(columns + SPANS + first, f.start, f.length);
     uint64_t *const places = columns + PLACES + first;
-    const struct kalsae_frame *const place = apart(frame);
+    const struct kalsae_frame *const again = apart(frame);
+    // (As `begin_so` does, and in the same go what is read of headers: with their places at hand.)
     quad differ = four(0), goes_on = four(0), front[4], back[4];
 #pragma clang loop unroll(full)
     for (int i = 0; i < 4; i++) {
       const int one = packet_in[i], other = one + 2;
-      const uint64_t p = begin_of(place + one), q = begin_of(place + other);
+      const uint64_t p = begin_of(again + one), q = begin_of(again + other);
       differ |= (load4((const void *)p) ^ pattern.begins) | (load4((const void *)q) ^ pattern.begins);
       if (is_tunnel) {
         goes_on |= load4((const void *)(p + 32)) ^ pattern.goes_on;

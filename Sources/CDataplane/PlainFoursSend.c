@@ -163,8 +163,7 @@ FINLINE void mend8(const uint64_t *columns, eight delta, eight tcp, const int is
 /// checksums. Takes the third words of IPv4 headers, and gives them back with one hop less.
 FINLINE eight translation_of(
     struct translation8 *t, const uint64_t *columns, eight kept, eight *third, const int is_ipv6) {
-  const uint64_t *slots = columns + SLOTS;
-  __asm__("" : "+r"(slots));
+  const uint64_t *slots = apart(columns + SLOTS);
   if (is_ipv6) {
     eight change;
     for (int i = 0; i < 8; i++) change[i] = load32((const char *)slots[packet_in[i]] + REWRITE6 + 36);
@@ -192,29 +191,17 @@ FINLINE eight translation_of(
 
 /// Writes new addresses and ports: of those packets that have a bit.
 FINLINE void translate8(const uint64_t *columns, const struct translation8 *t, unsigned rewrites, const int is_ipv6) {
-  const uint64_t *places = columns + PLACES;
-  __asm__("" : "+r"(places));
-  if (is_ipv6) {
-    for (unsigned rest = rewrites; rest; rest &= rest - 1) {
-      const int i = __builtin_ctz(rest);
-      memcpy((char *)places[i] + 8, (const char *)columns[SLOTS + i] + REWRITE6, 36);
-    }
-  } else if (rewrites == 0xff) {
-    for (int i = 0; i < 4; i++) {
-      const int one = packet_in[i];
-      _mm_storeu_si128((__m128i *)(places[one] + 8), _mm256_castsi256_si128((__m256i)t->rows[i]));
-      _mm_storeu_si128((__m128i *)(places[one + 2] + 8), _mm256_extracti128_si256((__m256i)t->rows[i], 1));
-    }
-  } else {
-    char rows[8][16];
-    for (int i = 0; i < 4; i++) {
-      const int one = packet_in[i];
-      _mm_storeu_si128((__m128i *)rows[one], _mm256_castsi256_si128((__m256i)t->rows[i]));
-      _mm_storeu_si128((__m128i *)rows[one + 2], _mm256_extracti128_si256((__m256i)t->rows[i], 1));
-    }
-    for (unsigned rest = rewrites; rest; rest &= rest - 1) {
-      const int i = __builtin_ctz(rest);
-      memcpy((char *)places[i] + 8, rows[i], 16);
+  const uint64_t *places = apart(columns + PLACES);
+#pragma clang loop unroll(full)
+  for (int i = 0; i < 8; i++) {
+    if (!(rewrites >> i & 1)) continue;
+    char *p = (char *)places[i] + 8;
+    if (is_ipv6) {
+      memcpy(p, (const char *)columns[SLOTS + i] + REWRITE6, 36);
+    } else {
+      // Where `packet_in` has them.
+      const __m256i row = (__m256i)t->rows[(i & 1) + i / 4 * 2];
+      _mm_storeu_si128((__m128i *)p, i & 2 ? _mm256_extracti128_si256(row, 1) : _mm256_castsi256_si128(row));
     }
   }
 }
@@ -276,7 +263,12 @@ FINLINE void finish8(
     put4(part, outer, rest, woven(third, each(0), half), length, run->seen, is_ipv6, kind);
   }
   if (rewrites) {
-    translate8(columns, &translation, bits, is_ipv6);
+    // (All of them: without a look at each.)
+    if (bits == 0xff) {
+      translate8(columns, &translation, 0xff, is_ipv6);
+    } else {
+      translate8(columns, &translation, bits, is_ipv6);
+    }
     const int shift = is_ipv6 ? 16 : 8;
     mend8(columns, delta, same8(next & each((uint32_t)0xff << shift), each((uint32_t)TCP << shift)), is_ipv6);
   }

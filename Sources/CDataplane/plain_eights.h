@@ -1,6 +1,6 @@
 #pragma once
 // What the loops have in common that take eight packets at a time, where the processor has 512-bit vectors.
-#include "CDataplane.h"
+#include "plain_octets.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -22,13 +22,6 @@ VINLINE __m512i load8(const void *p) { return _mm512_loadu_si512(p); }
 VINLINE void store8(void *p, __m512i value) { _mm512_storeu_si512(p, value); }
 
 VINLINE __m512i numbers(void) { return _mm512_setr_epi64(0, 1, 2, 3, 4, 5, 6, 7); }
-
-/// Words that are to be read singly though they have just been read together: to take them out of a vector one by one, as the
-/// compiler would, takes longer.
-VINLINE const uint64_t *apart(const uint64_t *words) {
-  __asm__("" : "+r"(words));
-  return words;
-}
 
 /// 16 octets each of four of eight places in memory, `offset` behind them: of those with even numbers, or of the others.
 /// (Loads, and not permutations of whole rows: the unit that permutes has enough to do.)

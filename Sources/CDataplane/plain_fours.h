@@ -96,9 +96,8 @@ FINLINE struct words8 turned(quad a, quad b, quad c, quad d) {
 }
 
 /// 16 octets each from `offset` behind eight places in memory on.
-FINLINE struct words8 words8_at(const uint64_t *at, ptrdiff_t offset) {
-  // (Read singly: to take them out of vectors, as the compiler would, takes longer.)
-  __asm__("" : "+r"(at));
+FINLINE struct words8 words8_at(const uint64_t *places, ptrdiff_t offset) {
+  const uint64_t *at = apart(places);
   return turned(
       two_at(at[0] + offset, at[2] + offset), two_at(at[1] + offset, at[3] + offset), two_at(at[4] + offset, at[6] + offset),
       two_at(at[5] + offset, at[7] + offset));

@@ -77,12 +77,6 @@ FINLINE struct pattern4 pattern_of(const struct kalsae_plain *plain, const int i
   return (struct pattern4){load4(row), load4(mask), load4(row + 32), load4(mask + 32)};
 }
 
-/// The same frames: words that have just been read together are read again, singly. To take them out of vectors takes longer.
-FINLINE const struct kalsae_frame *apart(const struct kalsae_frame *frames) {
-  __asm__("" : "+r"(frames));
-  return frames;
-}
-
 /// Where a frame begins in memory. (In a register: the compiler would add its parts for each use.)
 FINLINE uint64_t begin_of(const struct kalsae_frame *frame) {
   uint64_t begin = (uint64_t)frame->buffer + frame->start;
@@ -93,11 +87,11 @@ FINLINE uint64_t begin_of(const struct kalsae_frame *frame) {
 /// Whether eight frames begin so. Leaves where their packets are.
 FINLINE int begin_so(
     const struct pattern4 *pattern, const struct kalsae_frame *frame, uint32_t offset, const int is_tunnel, uint64_t *places) {
-  const struct kalsae_frame *const place = apart(frame);
+  const struct kalsae_frame *const again = apart(frame);
   quad begins = four(0), goes_on = four(0);
 #pragma clang loop unroll(full)
   for (int i = 0; i < 8; i++) {
-    const uint64_t p = begin_of(place + i);
+    const uint64_t p = begin_of(again + i);
     begins |= load4((const void *)p) ^ pattern->begins;
     if (is_tunnel) goes_on |= load4((const void *)(p + 32)) ^ pattern->goes_on;
     places[i] = p + offset;
@@ -164,8 +158,8 @@ FINLINE eight excluded8(const struct kalsae_plain *plain, eight ports) {
 }
 
 /// 32 bits each from `offset` behind eight places in memory on.
-FINLINE eight word8_at(const uint64_t *at, ptrdiff_t offset) {
-  __asm__("" : "+r"(at));
+FINLINE eight word8_at(const uint64_t *places, ptrdiff_t offset) {
+  const uint64_t *at = apart(places);
   eight words;
   for (int i = 0; i < 8; i++) words[i] = load32((const char *)at[packet_in[i]] + offset);
   return words;

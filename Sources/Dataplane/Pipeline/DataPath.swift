@@ -143,7 +143,7 @@ private struct LaneShare: ~Copyable {
 /// it sends by.
 ///
 /// `poll` and `tick` are called by the worker's thread alone; everything else only inside `DataPath.change`, or where no
-/// thread polls.
+/// thread polls: a port that asked its own lane while it receives or sends would end the program.
 @safe
 public final class Lane: @unchecked Sendable {
   private let stage: Stage
