@@ -145,31 +145,39 @@ FINLINE size_t find_in_fours(
     store4(columns + SLOTS + i, (place << shift) + slots);
     store4(listed + i, place << 8 | order);
   }
-  uint64_t elsewhere = 0;
+  // What is not where it should be first: further on, or not there.
+  uint64_t elsewhere[kalsae_part_length / 64];
   const char *sought = (const char *)s.keys + key_size * base;
   const int hop_at = is_ipv6 ? HOP6 : HOP;
-  for (size_t i = 0; i < end; i += 8, sought += 8 * key_size) {
-    const uint64_t *at = apart(columns + SLOTS + i);
-    elsewhere |= (is_ipv6 ? alike8_6(sought, at) : alike8(sought, at)) << i;
+  for (size_t begin = 0; begin < end; begin += 64) {
+    const size_t length = end - begin < 64 ? end - begin : 64;
+    uint64_t alike = 0;
+    for (size_t i = 0; i < length; i += 8, sought += 8 * key_size) {
+      uint64_t *const at = (uint64_t *)apart(columns + SLOTS + begin + i);
+      alike |= (is_ipv6 ? alike8_6(sought, at) : alike8(sought, at)) << i;
 #pragma clang loop unroll(full)
-    for (int n = 0; n < 8; n++) {
-      const char *hop = (const char *)s.hops + ((size_t)load32((const char *)at[n] + hop_at) << 7);
-      columns[HOPS + i + (size_t)n] = (uint64_t)hop;
-      kalsae_prefetch(hop + 64);
-      if (has_tunnels) { kalsae_prefetch(hop); kalsae_prefetch_write((const char *)at[n + PLACES - SLOTS] - 64); }
+      for (int n = 0; n < 8; n++) {
+        const char *hop = (const char *)s.hops + ((size_t)load32((const char *)at[n] + hop_at) << 7);
+        at[n + HOPS - SLOTS] = (uint64_t)hop;
+        kalsae_prefetch(hop + 64);
+        if (has_tunnels) { kalsae_prefetch(hop); kalsae_prefetch_write((const char *)at[n + PLACES - SLOTS] - 64); }
+      }
+    }
+    if (!is_ipv6) alike = in_order(alike);
+    const uint64_t other = ~alike & (length < 64 ? ((uint64_t)1 << length) - 1 : UINT64_MAX);
+    elsewhere[begin / 64] = other;
+    // Most of them are in the next slot; all are asked for before the first is looked at.
+    for (uint64_t rest = other; rest; rest &= rest - 1) {
+      const size_t position = (columns[HASHES + begin + __builtin_ctzll(rest)] + 1) & (s.slot_count - 1);
+      const char *next = (const char *)s.slots + (position << shift);
+      kalsae_prefetch_write(next);
+      if (is_ipv6) kalsae_prefetch_write(next + 64);
     }
   }
-  // What is not where it should be first: further on, or not there.
-  elsewhere = ~(is_ipv6 ? elsewhere : in_order(elsewhere)) & (end < 64 ? ((uint64_t)1 << end) - 1 : UINT64_MAX);
-  // Most of them are in the next slot; all are asked for before the first is looked at.
-  for (uint64_t rest = elsewhere; rest; rest &= rest - 1) {
-    const size_t position = (columns[HASHES + __builtin_ctzll(rest)] + 1) & (s.slot_count - 1);
-    const char *next = (const char *)s.slots + (position << shift);
-    kalsae_prefetch_write(next);
-    if (is_ipv6) kalsae_prefetch_write(next + 64);
-  }
-  for (uint64_t rest = elsewhere; rest; rest &= rest - 1) {
-    find_one(&s, first + (size_t)__builtin_ctzll(rest), is_ipv6, has_tunnels);
+  for (size_t begin = 0; begin < end; begin += 64) {
+    for (uint64_t rest = elsewhere[begin / 64]; rest; rest &= rest - 1) {
+      find_one(&s, first + begin + (size_t)__builtin_ctzll(rest), is_ipv6, has_tunnels);
+    }
   }
   return first + end;
 }

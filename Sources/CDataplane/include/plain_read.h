@@ -23,7 +23,7 @@ struct kalsae_frame {
 /// The packets of a part, which take their turns together; how many vectors take at a time; the columns of `PlainPackets` with
 /// words of each packet, and how far they are apart: one word for each packet of a part, and a line more. (Words of a packet in
 /// different columns are not to compete for one place in the cache.)
-enum { kalsae_part_length = 64, kalsae_group = 8, kalsae_column_count = 8, kalsae_column_length = kalsae_part_length + 8 };
+enum { kalsae_part_length = 128, kalsae_group = 8, kalsae_column_count = 8, kalsae_column_length = kalsae_part_length + 8 };
 
 /// What frames must be, and where to leave what was read of them.
 struct kalsae_plain {
