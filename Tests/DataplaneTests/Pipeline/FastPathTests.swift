@@ -23,10 +23,10 @@ struct FastPathTests {
   /// Each way for both families of packets.
   static let carried = ways.indices.flatMap { way in IPFamily.allCases.map { (way, $0) } }
 
-  private static func twins(_ way: Int, lanes: UInt8) -> Twins {
+  private static func twins(_ way: Int, lanes: UInt8, batch: Int = 24) -> Twins {
     let (name, encapsulation, options, capabilities) = ways[way]
     let twins = Twins(
-      encapsulation, capabilities: capabilities,
+      encapsulation, capabilities: capabilities, batch: batch,
       tunnel: {
         $0.options = options
         $0.dscp = 11
@@ -44,10 +44,11 @@ struct FastPathTests {
     arguments: FastPathTests.ways.indices, FastPathTests.lanes)
   func sameAsGeneral(_ way: Int, lanes: UInt8) {
     var isCalm = false
-    let twins = FastPathTests.twins(way, lanes: lanes)
+    let twins = FastPathTests.twins(way, lanes: lanes, batch: FrameBatch.standardCapacity)
     var random = SeededGenerator(UInt64(7 + way))
-    for _ in 0..<240 {
-      let count = Int.random(in: 1...24, using: &random)
+    for round in 0..<240 {
+      // Now and then more than a part of a batch, and whole ones.
+      let count = round % 24 == 23 ? Int.random(in: 120...256, using: &random) : Int.random(in: 1...24, using: &random)
       // Runs of plain packets, so that groups are whole.
       isCalm = random.next() % 2 == 0
       let calm: IPFamily? = isCalm ? random.next() % 3 == 0 ? .ipv6 : .ipv4 : nil
@@ -116,6 +117,40 @@ struct FastPathTests {
       #expect(grouped > least, "only \(grouped) packets were sent in groups")
     }
     #expect(twins.plain.pipeline.core.sentInGroups == 0)
+  }
+
+  @Test(
+    "TUN-1, KP-15: whole batches, of so many flows that some are further on in the table: sent in groups they come out as singly",
+    arguments: FastPathTests.carriers, FastPathTests.lanes)
+  func whole(_ carried: (way: Encapsulation, family: IPFamily), lanes: UInt8) throws {
+    let way = try #require(Encapsulation.allCases.firstIndex(of: carried.way))
+    let twins = FastPathTests.twins(way, lanes: lanes, batch: FrameBatch.standardCapacity)
+    let (bench, peer, family) = (twins.fast, twins.peer, carried.family)
+    var random = SeededGenerator(UInt64(170 + way))
+    let clients = 3000..<3480
+    for round in 0..<4 {
+      // The first rounds begin all flows; in the last there are odd packets between.
+      let chosen = clients.shuffled(using: &random)
+      let begun = round < 2 ? Array(clients.dropFirst(240 * round).prefix(240)) : Array(chosen.prefix(256))
+      func packet(_ source: IPAddress, _ destination: IPAddress, _ ports: (Int, Int)) -> [UInt8] {
+        let payload = random.bytes(Int.random(in: 30...60, using: &random))
+        return udp(
+          source, destination, from: ports.0, to: ports.1, payload, with: IPFields(dontFragment: true))
+      }
+      func spoiled(_ frame: MemoryFrame) -> MemoryFrame { round == 3 ? bent(frame, oneOf: 40, &random) : frame }
+      let there = begun.map { bench.fromPod(packet(bench.pod(10, family), peer.pod(10, family), ($0, 8080))) }
+      let back = begun.map { peer.fromPod(packet(peer.pod(10, family), bench.pod(10, family), (8080, $0))) }
+      twins.send(there.map { spoiled(MemoryFrame($0)) }, at: bench.podA)
+      let wrapped = peer.send(back.map { MemoryFrame($0) }, at: peer.podA).frames[peer.underlay] ?? []
+      #expect(wrapped.count == back.count)
+      twins.send(wrapped.map(spoiled), at: bench.underlay)
+    }
+    twins.expectSameFlows()
+    let elsewhere =
+      family == .ipv4
+      ? bench.pipeline.v4.flows.table.elsewhere : bench.pipeline.v6.flows.table.elsewhere
+    #expect(elsewhere > 40, "only \(elsewhere) keys are not where they are looked for first")
+    if lanes > 1 { #expect(bench.pipeline.core.sentInGroups > 600) }
   }
 
   @Test(
@@ -280,6 +315,15 @@ struct FastPathTests {
         if let description = bench.tables.port(port) { bench.tables.updatePort(port, description) }
       default: bench.now += 1_000_000
       }
+    }
+  }
+}
+
+extension FlowTable {
+  /// The keys that are not where they are looked for first.
+  fileprivate var elsewhere: Int {
+    (0..<capacity).count {
+      !slots[$0].key.isFree && Int(truncatingIfNeeded: slots[$0].key.hash) & (capacity - 1) != $0
     }
   }
 }

@@ -14,14 +14,15 @@ struct Twins {
   /// Two services of each family.
   let frontends: [IPFamily: [IPAddress]]
 
+  /// `batch`: how many frames they take at a time.
   init(
-    _ encapsulation: Encapsulation, mtu: Int = 1500, capabilities: PortCapabilities = [],
+    _ encapsulation: Encapsulation, mtu: Int = 1500, capabilities: PortCapabilities = [], batch: Int = 24,
     tunnel configure: @escaping (inout Tunnel) -> Void = { _ in },
     settings change: @escaping (inout Settings) -> Void = { _ in }
   ) {
     let benches = (0..<2).map { _ in
       Bench(
-        encapsulation, mtu: mtu, capabilities: capabilities, slots: 24, tunnel: configure,
+        encapsulation, mtu: mtu, capabilities: capabilities, slots: batch, tunnel: configure,
         settings: {
           $0.nodeAddress4 = Bench.node4(1).v4
           $0.nodeAddress6 = Bench.node6(1).v6
