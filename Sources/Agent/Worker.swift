@@ -27,11 +27,6 @@ final class Worker: @unchecked Sendable {
   private let fetchedVersion = Atomic(0)
   private let onRequests: @Sendable ([ControlRequest]) -> Void
 
-  /// How long to look on after work before sleeping: waking a sleeping processor costs as much. At first, and at most, where
-  /// packets come soon after the worker has gone to sleep: as many as lie so far apart keep a processor busy. Giving way to
-  /// others meanwhile (`sched_yield`) made round trips longer, some of them by milliseconds, and carried no more.
-  private static let leastSpin: UInt64 = 50_000
-  private static let mostSpin: UInt64 = 200_000
   /// How long a port's packets are fetched after the last one; then they are waited for again.
   private static let fetching: UInt64 = 200_000
   /// How often time passes in the pipeline: while packets come or are held, and else.
@@ -111,16 +106,16 @@ final class Worker: @unchecked Sendable {
     var ports: [Fetched] = []
     var isModerated = false
     var version = 0
-    var spin = Worker.leastSpin
+    var spin = Spin()
     while !isStopping.load(ordering: .acquiring) {
       let isBusy = busyPoll.load(ordering: .relaxed)
       let idle = now &- lastWork
-      let spins = isBusy || idle < spin && !isModerated
+      let spins = isBusy || idle < spin.length && !isModerated
       let wait: Int64 = spins ? 0 : Int64(isHolding ? Worker.shortTick : Worker.longTick)
       let before = now
       let ready = poller.wait(nanoseconds: wait)
       now = kalsae_monotonic()
-      if wait > 0 { spin = now &- before < Worker.mostSpin ? min(2 * spin, Worker.mostSpin) : Worker.leastSpin }
+      if wait > 0 { spin.slept(now &- before, until: now) }
       var worked = 0
       let newVersion = fetchedVersion.load(ordering: .acquiring)
       if newVersion != version {
@@ -142,6 +137,7 @@ final class Worker: @unchecked Sendable {
         worked += count
       }
       if worked > 0 {
+        if wait == 0, idle > 0 { spin.found() }
         lastWork = now
       } else if wait == 0 {
         kalsae_pause()
@@ -159,6 +155,52 @@ final class Worker: @unchecked Sendable {
       isHolding = holding
       if !requests.isEmpty { onRequests(requests) }
     }
+  }
+}
+
+/// How long a worker looks on after work before it sleeps.
+///
+/// Waking a sleeping processor costs as much as the least. Where packets come soon after the worker has gone to sleep, longer
+/// by and by: as many as lie so far apart keep a processor busy. Where they still come only then, whoever sends them waits
+/// for this very processor: then not at all for some time, which is longer each time that it is tried in vain. (Giving way
+/// to others meanwhile, `sched_yield`, made round trips longer, some of them by milliseconds, and carried no more.)
+struct Spin {
+  /// Nanoseconds.
+  private(set) var length = Spin.least
+  /// How many of the longest ones have been in vain, one behind the other.
+  private var vain = 0
+  private var rest = Spin.leastRest
+  private var restsUntil: UInt64 = 0
+
+  static let least: UInt64 = 50_000
+  static let most: UInt64 = 200_000
+  private static let patience = 4
+  private static let leastRest: UInt64 = 50_000_000
+  private static let mostRest: UInt64 = 800_000_000
+
+  /// The worker has slept so long, until now.
+  mutating func slept(_ duration: UInt64, until now: UInt64) {
+    if length == 0 {
+      if now >= restsUntil { length = Spin.least }
+    } else if duration >= Spin.most {
+      length = Spin.least
+      vain = 0
+    } else if length < Spin.most {
+      length = min(2 * length, Spin.most)
+    } else {
+      vain += 1
+      guard vain == Spin.patience else { return }
+      vain = 0
+      length = 0
+      restsUntil = now &+ rest
+      rest = min(2 * rest, Spin.mostRest)
+    }
+  }
+
+  /// Packets have come while the worker looked on.
+  mutating func found() {
+    vain = 0
+    rest = Spin.leastRest
   }
 }
 

@@ -16,7 +16,7 @@ struct InstructionTests {
   @Test(
     "A packet costs no more instructions than this",
     arguments: [
-      ("service+policy+vxlan", 160), ("forward", 130), ("forward6", 165), ("receive6", 165), ("vxlan-decap", 170),
+      ("service+policy+vxlan", 155), ("forward", 122), ("forward6", 165), ("receive6", 165), ("vxlan-decap", 160),
       ("arp-reply", 270), ("new-flow-service", 2000), ("new-flow", 2500),
     ])
   func pipeline(_ name: String, _ bound: Int) throws {
