@@ -3,6 +3,7 @@
 #include "plain_eights.h"
 
 _Static_assert(sizeof(struct kalsae_slot4) == 64 && sizeof(struct kalsae_slot6) == 128, "slots are whole cache lines");
+_Static_assert(kalsae_part_length % 64 == 0, "a part is whole words of bits");
 
 /// How far the size of a slot moves a position.
 enum { SHIFT4 = 6, SHIFT6 = 7 };

@@ -25,8 +25,6 @@ FINLINE quad same(quad a, quad b) { return (quad)(a == b); }
 FINLINE quad choose(quad mask, quad a, quad b) { return (quad)_mm256_blendv_epi8((__m256i)b, (__m256i)a, (__m256i)mask); }
 /// Whether some lane has one of the mask's bits.
 FINLINE int any(quad a, quad mask) { return !_mm256_testz_si256((__m256i)a, (__m256i)mask); }
-/// The lanes' highest bits.
-FINLINE unsigned highest(quad a) { return (unsigned)_mm256_movemask_pd((__m256d)a); }
 /// Products of the lanes' lower halves.
 FINLINE quad multiply(quad a, quad b) { return (quad)_mm256_mul_epu32((__m256i)a, (__m256i)b); }
 

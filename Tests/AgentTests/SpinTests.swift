@@ -7,9 +7,9 @@ struct SpinTests {
   private static let short: UInt64 = 20_000
 
   /// What is left after so many sleeps of 20 µs, one each 300 µs.
-  private func spin(after sleeps: Int, from start: UInt64 = 0) -> Spin {
+  private func spin(after sleeps: Int) -> Spin {
     var spin = Spin()
-    for number in 0..<sleeps { spin.slept(SpinTests.short, until: start + UInt64(number) * 300_000) }
+    for number in 0..<sleeps { spin.slept(SpinTests.short, until: UInt64(number) * 300_000) }
     return spin
   }
 
