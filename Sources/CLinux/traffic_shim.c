@@ -66,11 +66,19 @@ static void *sink_main(void *argument) {
     messages[i].msg_hdr.msg_iov = vectors + i;
     messages[i].msg_hdr.msg_iovlen = 1;
   }
+  uint64_t seen = clock_now();
   for (;;) {
-    int count = recvmmsg(sink->descriptor, messages, batch, MSG_WAITFORONE, NULL);
-    if (count > 0) sink->received += (uint64_t)count;
-    // The socket's patience ends the wait: nothing more is on its way.
-    if (count <= 0 && atomic_load(&sink->stop)) return NULL;
+    int count = recvmmsg(sink->descriptor, messages, batch, MSG_DONTWAIT, NULL);
+    const uint64_t now = clock_now();
+    if (count > 0) {
+      sink->received += (uint64_t)count;
+      seen = now;
+      continue;
+    }
+    // Nothing more is on its way.
+    if (atomic_load(&sink->stop) && now - seen > 100000000) return NULL;
+    struct timespec time = {.tv_nsec = 500000};
+    nanosleep(&time, NULL);
   }
 }
 

@@ -113,8 +113,8 @@ enum LiveKind: Equatable {
   static let usual =
     [
       "veth", "kernel-route", "kernel-vxlan", "kalsae-direct", "kalsae-direct-ebpf", "kalsae-vxlan",
-      "kalsae-vxlan-ebpf", "kalsae-ipip", "kalsae-ipip-ebpf", "kalsae-gre", "kalsae-gre-ebpf", "service-nftables",
-      "service-kalsae", "service-kalsae-ebpf",
+      "kalsae-vxlan-ebpf", "kalsae-vxlan-xdp", "kalsae-ipip", "kalsae-ipip-ebpf", "kalsae-gre", "kalsae-gre-ebpf",
+      "service-nftables", "service-kalsae", "service-kalsae-ebpf",
     ] + (OpenVSwitchNode.isInstalled ? ["ovs-vxlan", "ovs-gre", "ovs-vxlan-afxdp"] : [])
 
   func make(_ name: String, program: String) throws -> LiveSubject {

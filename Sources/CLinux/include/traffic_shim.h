@@ -15,8 +15,9 @@ struct kalsae_rate {
   uint64_t sent;
   uint64_t received;
 };
-/// Sends packets of `size` octets of payload from one socket and counts what arrives at the other. `rate` in packets a
-/// second, 0: as many as can be. 0 or a negated errno.
+/// Sends packets of `size` octets of payload from one socket and counts what arrives at the other, where it is looked every
+/// half millisecond: waking the receiver for each packet would be paid by whoever carries it. `rate` in packets a second, 0:
+/// as many as can be. 0 or a negated errno.
 int kalsae_udp_rate(
     int sender, int receiver, uint64_t rate, uint64_t nanoseconds, uint32_t size, struct kalsae_rate *_Nonnull out);
 /// Sends a packet, waits for its echo, and so on: at most `count` times and at most for `nanoseconds`. `samples` gets the
