@@ -20,6 +20,13 @@ let logging: Target.Dependency = .product(name: "Logging", package: "swift-log")
 let selfContained: [LinkerSetting] =
   Context.environment["KALSAE_DYNAMIC"] == nil ? [.unsafeFlags(["-static-executable"])] : []
 
+/// What stands for AVX-512 in tests makes do with AVX2.
+#if arch(x86_64)
+  let vectorFlags = ["-mavx2", "-mbmi", "-mbmi2", "-O1", "-Wno-psabi"]
+#else
+  let vectorFlags: [String] = []
+#endif
+
 let package = Package(
   name: "kalsae",
   products: [
@@ -98,8 +105,13 @@ let package = Package(
       swiftSettings: strict),
 
     .testTarget(name: "AddressesTests", dependencies: ["Addresses"], swiftSettings: strict),
+    // The fast path's code for AVX-512 where the processor has none.
+    .target(
+      name: "CEmulatedVectors", dependencies: ["CDataplane"], path: "Tests/Support/CEmulatedVectors",
+      cSettings: [.headerSearchPath("."), .unsafeFlags(vectorFlags)]),
     .testTarget(
-      name: "DataplaneTests", dependencies: ["Dataplane", "CDataplane", "Addresses", "Ports", "EBPF", "Lab"],
+      name: "DataplaneTests",
+      dependencies: ["Dataplane", "CDataplane", "CEmulatedVectors", "Addresses", "Ports", "EBPF", "Lab"],
       swiftSettings: strict),
     .testTarget(
       name: "PortsTests", dependencies: ["CLinux", "Dataplane", "Addresses", "EBPF", "Ports", "Lab"],

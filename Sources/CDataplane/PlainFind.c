@@ -1,99 +1,10 @@
-#include "plain_octets.h"
 #include "plain_fours.h"
-#include "plain_eights.h"
+#include "plain_singly.h"
 
 _Static_assert(sizeof(struct kalsae_slot4) == 64 && sizeof(struct kalsae_slot6) == 128, "slots are whole cache lines");
 _Static_assert(kalsae_part_length % 64 == 0, "a part is whole words of bits");
 
-/// How far the size of a slot moves a position.
-enum { SHIFT4 = 6, SHIFT6 = 7 };
-
-/// Asks for what a hop's packets need.
-INLINE void await_hop(const struct kalsae_search *s, size_t hop, const int has_tunnels) {
-  kalsae_prefetch((const char *)(s->hops + hop) + 64);
-  if (has_tunnels) kalsae_prefetch(s->hops + hop);
-}
-
-/// Finds the flow of one of the packets.
-INLINE void find_one(const struct kalsae_search *s, size_t number, const int is_ipv6, const int has_tunnels) {
-  const size_t mask = s->slot_count - 1, index = s->packets[number];
-  size_t position = s->columns[HASHES + index] & mask, hop;
-  for (;;) {
-    const uint64_t *key, *other;
-    uint64_t difference;
-    if (is_ipv6) {
-      const struct kalsae_slot6 *slot = (const struct kalsae_slot6 *)s->slots + position;
-      key = (const uint64_t *)s->keys + 5 * index, other = slot->key, hop = slot->flow.hop;
-      difference = (key[0] ^ other[0]) | (key[1] ^ other[1]) | (key[2] ^ other[2]) | (key[3] ^ other[3]);
-      difference |= key[4] ^ other[4];
-    } else {
-      const struct kalsae_slot4 *slot = (const struct kalsae_slot4 *)s->slots + position;
-      key = (const uint64_t *)s->keys + 2 * index, other = slot->key, hop = slot->flow.hop;
-      difference = (key[0] ^ other[0]) | (key[1] ^ other[1]);
-    }
-    if (!difference) {
-      await_hop(s, hop, has_tunnels);
-      s->columns[LISTED + s->start + number] = position << 8 | index;
-      s->columns[SLOTS + index] = (uint64_t)s->slots + (position << (is_ipv6 ? SHIFT6 : SHIFT4));
-      s->columns[HOPS + index] = (uint64_t)(s->hops + hop);
-      return;
-    }
-    // Every key that is in use has a flag.
-    if (!octet(other + (is_ipv6 ? 4 : 1), 5)) {
-      s->columns[LISTED + s->start + number] = (uint64_t)-1 << 8 | index;
-      return;
-    }
-    position = (position + 1) & mask;
-  }
-}
-
 #if defined(__x86_64__)
-enum {
-  HOP = offsetof(struct kalsae_slot4, flow) + offsetof(struct kalsae_direction, hop),
-  HOP6 = offsetof(struct kalsae_slot6, flow) + offsetof(struct kalsae_direction, hop),
-};
-
-VECTOR static size_t find_eights(const struct kalsae_search *search, size_t count) {
-  const struct kalsae_search s = *search;
-  const __m512i mask = all(s.slot_count - 1);
-  const char *slots = s.slots;
-  // What is not where it should be first: further on, or not there.
-  uint8_t elsewhere[kalsae_part_length + 8];
-  size_t number = 0, last = 0;
-  for (; number + 8 <= count && number < kalsae_part_length; number += 8) {
-    const size_t index = s.packets[number];
-    // They are in order: without gaps where the last is as near as it can be.
-    if (s.packets[number + 7] - index != 7) break;
-    const __m512i place = _mm512_and_si512(load8(s.columns + HASHES + index), mask);
-    store8(s.columns + SLOTS + index, _mm512_add_epi64(_mm512_slli_epi64(place, 6), all((uint64_t)slots)));
-    store8(
-        s.columns + LISTED + s.start + number,
-        _mm512_or_si512(_mm512_slli_epi64(place, 8), _mm512_add_epi64(all(index), numbers())));
-    uint64_t at[8];
-    for (int i = 0; i < 8; i++) at[i] = (uint64_t)slots + ((s.columns[HASHES + index + i] & (s.slot_count - 1)) << 6);
-    const char *sought = (const char *)s.keys + sizeof(uint64_t[2]) * index;
-    uint32_t differs = _mm512_cmpneq_epi64_mask(four_next(at), load8(sought));
-    differs |= (uint32_t)_mm512_cmpneq_epi64_mask(four_next(at + 4), load8(sought + 64)) << 8;
-    for (int i = 0; i < 8; i++) {
-      const struct kalsae_hop *hop = s.hops + load32((const char *)at[i] + HOP);
-      kalsae_prefetch((const char *)hop + 64);
-      if (s.has_tunnels) { kalsae_prefetch(hop); kalsae_prefetch_write((const char *)s.columns[PLACES + index + i] - 64); }
-      s.columns[HOPS + index + i] = (uint64_t)hop;
-    }
-    const __m128i which = _mm_add_epi8(_mm_set1_epi8((char)number), _mm_setr_epi8(0, 1, 2, 3, 4, 5, 6, 7, 0, 0, 0, 0, 0, 0, 0, 0));
-    const __mmask16 lanes = (__mmask16)_pext_u32(differs | differs >> 1, 0x5555);
-    _mm_storel_epi64((__m128i *)(elsewhere + last), _mm_maskz_compress_epi8(lanes, which));
-    last += (size_t)__builtin_popcount(lanes);
-  }
-  // Most of them are in the next slot; all are asked for before the first is looked at.
-  for (size_t i = 0; i < last; i++) {
-    const size_t next = (s.columns[HASHES + s.packets[elsewhere[i]]] + 1) & (s.slot_count - 1);
-    kalsae_prefetch_write((const struct kalsae_slot4 *)slots + next);
-  }
-  for (size_t i = 0; i < last; i++) find_one(&s, elsewhere[i], 0, s.has_tunnels);
-  return number;
-}
-
 /// Of two pairs of packets, of whose keys the words are all ones that are as in the slot: packets 0, 2, 1, 3.
 FINLINE quad whole(quad one, quad other) {
   return __builtin_shufflevector(one, other, 0, 4, 2, 6) & __builtin_shufflevector(one, other, 1, 5, 3, 7);
@@ -197,7 +108,7 @@ INLINE size_t find_groups(const struct kalsae_search *search, size_t first, size
 #if defined(__x86_64__)
   if (is_ipv6) return search->lanes >= 4 ? find_fours6(search, first, count) : first;
   // (By 512 bits only those from the first on.)
-  if (search->lanes == 8) return first ? first : find_eights(search, count);
+  if (search->lanes == 8) return first ? first : kalsae_eights.find(search, count);
   if (search->lanes == 4) return find_fours(search, first, count);
 #else
   (void)search, (void)count, (void)is_ipv6;

@@ -111,7 +111,7 @@ INLINE int read_one(
 /// Reads groups of frames, up to the first that is not plain, or that is left over.
 INLINE size_t read_groups(const struct kalsae_plain *plain, size_t first, size_t end, const int is_tunnel) {
 #if defined(__x86_64__)
-  if (plain->lanes == 8) return (is_tunnel ? kalsae_plain_unwrap_eights : kalsae_plain_read_eights)(plain, first, end);
+  if (plain->lanes == 8) return (is_tunnel ? kalsae_eights.unwrap : kalsae_eights.read)(plain, first, end);
   return (is_tunnel ? kalsae_plain_unwrap_fours : kalsae_plain_read_fours)(plain, first, end);
 #else
   (void)plain, (void)end, (void)is_tunnel;

@@ -162,7 +162,7 @@ INLINE size_t send_on(struct kalsae_departure *d, size_t first, size_t end, cons
 INLINE size_t send_groups(struct kalsae_departure *d, size_t first, size_t end, const int is_ipv6) {
 #if defined(__x86_64__)
   if (is_ipv6) return kalsae_plain_send6_fours(d, first, end);
-  return (d->lanes == 8 ? kalsae_plain_send_eights : kalsae_plain_send_fours)(d, first, end);
+  return (d->lanes == 8 ? kalsae_eights.send : kalsae_plain_send_fours)(d, first, end);
 #else
   (void)d, (void)end, (void)is_ipv6;
   return first;

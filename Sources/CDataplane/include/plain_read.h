@@ -97,13 +97,11 @@ static inline size_t kalsae_peer_place(uint32_t source, uint32_t shift) {
 size_t kalsae_plain_trust(const struct kalsae_plain *plain, const struct kalsae_peers *peers, size_t first, size_t end);
 
 /// `kalsae_plain_read`, `kalsae_plain_unwrap` and those for IPv6, for groups of frames, up to the first that is not plain, or
-/// that is left because there are not enough for a group: by vectors of four words, or of eight.
+/// that is left because there are not enough for a group: by vectors of four words.
 size_t kalsae_plain_read_fours(const struct kalsae_plain *plain, size_t first, size_t end);
 size_t kalsae_plain_unwrap_fours(const struct kalsae_plain *plain, size_t first, size_t end);
-size_t kalsae_plain_read_eights(const struct kalsae_plain *plain, size_t first, size_t end);
 size_t kalsae_plain_read6_fours(const struct kalsae_plain *plain, size_t first, size_t end);
 size_t kalsae_plain_unwrap6_fours(const struct kalsae_plain *plain, size_t first, size_t end);
-size_t kalsae_plain_unwrap_eights(const struct kalsae_plain *plain, size_t first, size_t end);
 
 /// Lists the `count` places from `first` on.
 static inline void kalsae_enumerate(uint8_t *to, uint8_t first, size_t count) {

@@ -124,10 +124,9 @@ size_t kalsae_plain_send4(struct kalsae_departure *departure, size_t first, size
 size_t kalsae_plain_send6(struct kalsae_departure *departure, size_t first, size_t end);
 
 /// `kalsae_plain_send4` and `kalsae_plain_send6` for groups of packets, up to the first group that is not all plain and alike:
-/// by vectors of four words, or of eight.
+/// by vectors of four words.
 size_t kalsae_plain_send_fours(struct kalsae_departure *departure, size_t first, size_t end);
 size_t kalsae_plain_send6_fours(struct kalsae_departure *departure, size_t first, size_t end);
-size_t kalsae_plain_send_eights(struct kalsae_departure *departure, size_t first, size_t end);
 
 /// One hop less, in the third word of an IPv4 header: time to live, protocol, checksum, as they lie in memory read as a
 /// little-endian number. What the sum loses in its upper octet the checksum gains, with the carry that one's complement has
