@@ -2,6 +2,7 @@
 #include "plain_singly.h"
 
 #if defined(__x86_64__)
+/// Finds the flows of the first packets of the list, in groups of eight without others between; returns the place behind them.
 VECTOR size_t kalsae_plain_find_eights(const struct kalsae_search *search, size_t count) {
   const struct kalsae_search s = *search;
   const __m512i mask = all(s.slot_count - 1);

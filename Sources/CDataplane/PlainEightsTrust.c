@@ -2,8 +2,8 @@
 #include "plain_singly.h"
 
 #if defined(__x86_64__)
-// Returns the place of the first of which that is not so, or that is left because
-// there are not eight.
+/// `trust_one` for eight packets at a time; returns the place of the first of which that is not so, or that is left because
+/// there are not eight.
 VECTOR size_t kalsae_plain_trust_eights(
     const struct kalsae_plain *plain, const struct kalsae_peers *peers, size_t first, size_t end) {
   for (; first + 8 <= end; first += 8) {

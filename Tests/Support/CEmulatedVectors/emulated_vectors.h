@@ -13,26 +13,26 @@ typedef simde__m512i vector512;
 #define LANES(type, name, vector) type name[sizeof(vector) / sizeof(type)]; memcpy(name, &(vector), sizeof name)
 #define VECTOR_OF(type, array) ({ type vector_; memcpy(&vector_, array, sizeof vector_); vector_; })
 
-#define COMPARISON(name, type, expression)                                          \
+#define COMPARISON(name, type, operator)                                            \
   static inline uint8_t name(uint8_t mask, vector512 a, vector512 b) {              \
     LANES(type, x, a);                                                              \
     LANES(type, y, b);                                                              \
     uint8_t found = 0;                                                              \
-    for (int i = 0; i < 8; i++) found |= (uint8_t)((x[i] expression y[i]) << i);    \
+    for (int i = 0; i < 8; i++) found |= (uint8_t)((x[i] operator y[i]) << i);      \
     return found & mask;                                                            \
   }
-COMPARISON(le_epu64, uint64_t, <=)
-COMPARISON(ge_epu64, uint64_t, >=)
-COMPARISON(lt_epu64, uint64_t, <)
-COMPARISON(gt_epu64, uint64_t, >)
-COMPARISON(lt_epi64, int64_t, <)
-COMPARISON(gt_epi64, int64_t, >)
 COMPARISON(eq_epu64, uint64_t, ==)
 COMPARISON(neq_epu64, uint64_t, !=)
-COMPARISON(le_epi64, int64_t, <=)
-COMPARISON(ge_epi64, int64_t, >=)
+COMPARISON(lt_epu64, uint64_t, <)
+COMPARISON(le_epu64, uint64_t, <=)
+COMPARISON(gt_epu64, uint64_t, >)
+COMPARISON(ge_epu64, uint64_t, >=)
 COMPARISON(eq_epi64, int64_t, ==)
 COMPARISON(neq_epi64, int64_t, !=)
+COMPARISON(lt_epi64, int64_t, <)
+COMPARISON(le_epi64, int64_t, <=)
+COMPARISON(gt_epi64, int64_t, >)
+COMPARISON(ge_epi64, int64_t, >=)
 
 static inline uint8_t test64(uint8_t mask, vector512 a, vector512 b) {
   LANES(uint64_t, x, a);
@@ -104,30 +104,6 @@ static inline void put8(void *to, uint32_t mask, __m256i a) {
     if (mask >> i & 1) ((uint8_t *)to)[i] = from[i];
 }
 
-#undef _mm512_cmple_epu64_mask
-#define _mm512_cmple_epu64_mask(a, b) le_epu64(0xff, a, b)
-#undef _mm512_mask_cmple_epu64_mask
-#define _mm512_mask_cmple_epu64_mask(mask, a, b) le_epu64(mask, a, b)
-#undef _mm512_cmpge_epu64_mask
-#define _mm512_cmpge_epu64_mask(a, b) ge_epu64(0xff, a, b)
-#undef _mm512_mask_cmpge_epu64_mask
-#define _mm512_mask_cmpge_epu64_mask(mask, a, b) ge_epu64(mask, a, b)
-#undef _mm512_cmplt_epu64_mask
-#define _mm512_cmplt_epu64_mask(a, b) lt_epu64(0xff, a, b)
-#undef _mm512_mask_cmplt_epu64_mask
-#define _mm512_mask_cmplt_epu64_mask(mask, a, b) lt_epu64(mask, a, b)
-#undef _mm512_cmpgt_epu64_mask
-#define _mm512_cmpgt_epu64_mask(a, b) gt_epu64(0xff, a, b)
-#undef _mm512_mask_cmpgt_epu64_mask
-#define _mm512_mask_cmpgt_epu64_mask(mask, a, b) gt_epu64(mask, a, b)
-#undef _mm512_cmplt_epi64_mask
-#define _mm512_cmplt_epi64_mask(a, b) lt_epi64(0xff, a, b)
-#undef _mm512_mask_cmplt_epi64_mask
-#define _mm512_mask_cmplt_epi64_mask(mask, a, b) lt_epi64(mask, a, b)
-#undef _mm512_cmpgt_epi64_mask
-#define _mm512_cmpgt_epi64_mask(a, b) gt_epi64(0xff, a, b)
-#undef _mm512_mask_cmpgt_epi64_mask
-#define _mm512_mask_cmpgt_epi64_mask(mask, a, b) gt_epi64(mask, a, b)
 #undef _mm512_cmpeq_epu64_mask
 #define _mm512_cmpeq_epu64_mask(a, b) eq_epu64(0xff, a, b)
 #undef _mm512_mask_cmpeq_epu64_mask
@@ -136,14 +112,22 @@ static inline void put8(void *to, uint32_t mask, __m256i a) {
 #define _mm512_cmpneq_epu64_mask(a, b) neq_epu64(0xff, a, b)
 #undef _mm512_mask_cmpneq_epu64_mask
 #define _mm512_mask_cmpneq_epu64_mask(mask, a, b) neq_epu64(mask, a, b)
-#undef _mm512_cmple_epi64_mask
-#define _mm512_cmple_epi64_mask(a, b) le_epi64(0xff, a, b)
-#undef _mm512_mask_cmple_epi64_mask
-#define _mm512_mask_cmple_epi64_mask(mask, a, b) le_epi64(mask, a, b)
-#undef _mm512_cmpge_epi64_mask
-#define _mm512_cmpge_epi64_mask(a, b) ge_epi64(0xff, a, b)
-#undef _mm512_mask_cmpge_epi64_mask
-#define _mm512_mask_cmpge_epi64_mask(mask, a, b) ge_epi64(mask, a, b)
+#undef _mm512_cmplt_epu64_mask
+#define _mm512_cmplt_epu64_mask(a, b) lt_epu64(0xff, a, b)
+#undef _mm512_mask_cmplt_epu64_mask
+#define _mm512_mask_cmplt_epu64_mask(mask, a, b) lt_epu64(mask, a, b)
+#undef _mm512_cmple_epu64_mask
+#define _mm512_cmple_epu64_mask(a, b) le_epu64(0xff, a, b)
+#undef _mm512_mask_cmple_epu64_mask
+#define _mm512_mask_cmple_epu64_mask(mask, a, b) le_epu64(mask, a, b)
+#undef _mm512_cmpgt_epu64_mask
+#define _mm512_cmpgt_epu64_mask(a, b) gt_epu64(0xff, a, b)
+#undef _mm512_mask_cmpgt_epu64_mask
+#define _mm512_mask_cmpgt_epu64_mask(mask, a, b) gt_epu64(mask, a, b)
+#undef _mm512_cmpge_epu64_mask
+#define _mm512_cmpge_epu64_mask(a, b) ge_epu64(0xff, a, b)
+#undef _mm512_mask_cmpge_epu64_mask
+#define _mm512_mask_cmpge_epu64_mask(mask, a, b) ge_epu64(mask, a, b)
 #undef _mm512_cmpeq_epi64_mask
 #define _mm512_cmpeq_epi64_mask(a, b) eq_epi64(0xff, a, b)
 #undef _mm512_mask_cmpeq_epi64_mask
@@ -152,6 +136,22 @@ static inline void put8(void *to, uint32_t mask, __m256i a) {
 #define _mm512_cmpneq_epi64_mask(a, b) neq_epi64(0xff, a, b)
 #undef _mm512_mask_cmpneq_epi64_mask
 #define _mm512_mask_cmpneq_epi64_mask(mask, a, b) neq_epi64(mask, a, b)
+#undef _mm512_cmplt_epi64_mask
+#define _mm512_cmplt_epi64_mask(a, b) lt_epi64(0xff, a, b)
+#undef _mm512_mask_cmplt_epi64_mask
+#define _mm512_mask_cmplt_epi64_mask(mask, a, b) lt_epi64(mask, a, b)
+#undef _mm512_cmple_epi64_mask
+#define _mm512_cmple_epi64_mask(a, b) le_epi64(0xff, a, b)
+#undef _mm512_mask_cmple_epi64_mask
+#define _mm512_mask_cmple_epi64_mask(mask, a, b) le_epi64(mask, a, b)
+#undef _mm512_cmpgt_epi64_mask
+#define _mm512_cmpgt_epi64_mask(a, b) gt_epi64(0xff, a, b)
+#undef _mm512_mask_cmpgt_epi64_mask
+#define _mm512_mask_cmpgt_epi64_mask(mask, a, b) gt_epi64(mask, a, b)
+#undef _mm512_cmpge_epi64_mask
+#define _mm512_cmpge_epi64_mask(a, b) ge_epi64(0xff, a, b)
+#undef _mm512_mask_cmpge_epi64_mask
+#define _mm512_mask_cmpge_epi64_mask(mask, a, b) ge_epi64(mask, a, b)
 #undef _mm512_test_epi64_mask
 #define _mm512_test_epi64_mask(a, b) test64(0xff, a, b)
 #undef _mm512_mask_test_epi64_mask
