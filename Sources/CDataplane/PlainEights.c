@@ -5,8 +5,6 @@
 
 _Static_assert(sizeof(struct kalsae_frame) == 64 && offsetof(struct kalsae_frame, capacity) == 16, "frames are cache lines");
 
-enum { CHECKSUM_PARTIAL = 1, CHECKSUM_VERIFIED = 2, TRUNCATED = 8, TCP = 6, UDP = 17, ETHERNET = 14 };
-
 /// Of eight frames, word by word: where they begin in memory; place in the buffer and length; capacity, port, flags.
 struct frames {
   __m512i buffer, span, state;

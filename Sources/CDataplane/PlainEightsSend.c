@@ -16,7 +16,7 @@ _Static_assert(
     "counted together");
 _Static_assert(offsetof(struct kalsae_hop, plain_sum) == offsetof(struct kalsae_hop, port) + 8, "read together");
 /// Where a hop's headers end.
-enum { HEADERS = offsetof(struct kalsae_hop, headers) + sizeof((struct kalsae_hop *)0)->headers, TCP = 6 };
+enum { HEADERS = offsetof(struct kalsae_hop, headers) + sizeof((struct kalsae_hop *)0)->headers };
 
 /// Eight packets on their way out: what is written for each.
 struct __attribute__((aligned(64))) leaving {

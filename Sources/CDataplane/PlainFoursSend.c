@@ -8,7 +8,6 @@ enum {
   REWRITE6 = offsetof(struct kalsae_slot6, rewrite),
   /// Where a hop's headers end.
   HEADERS = offsetof(struct kalsae_hop, headers) + sizeof((struct kalsae_hop *)0)->headers,
-  TCP = 6,
   IPV4 = 20,
   IPV6 = 40,
 };

@@ -1,6 +1,6 @@
 #include "plain_octets.h"
 
-enum { CHECKSUM_PARTIAL = 1, CHECKSUM_VERIFIED = 2, TRUNCATED = 8, TCP = 6, UDP = 17, ETHERNET = 14, IPV4 = 20, IPV6 = 40 };
+enum { IPV4 = 20, IPV6 = 40 };
 
 INLINE uint32_t total_length(const uint8_t *header) { return __builtin_bswap16(load16(header + 2)); }
 

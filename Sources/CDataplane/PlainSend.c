@@ -5,7 +5,7 @@ _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the machine's numbers
 
 /// `PlainHop`.
 enum { LINK = 1, IPIP = 2, GRE = 3, UDP_TUNNEL = 4 };
-enum { TCP = 6, HEADERS = sizeof((struct kalsae_hop *)0)->headers };
+enum { HEADERS = sizeof((struct kalsae_hop *)0)->headers };
 
 INLINE void store16(uint8_t *p, uint16_t value) { memcpy(p, &value, sizeof value); }
 INLINE void store32(uint8_t *p, uint32_t value) { memcpy(p, &value, sizeof value); }

@@ -3,8 +3,6 @@
 #include "plain_fours.h"
 
 #if defined(__x86_64__)
-enum { CHECKSUM_PARTIAL = 1, CHECKSUM_VERIFIED = 2, TRUNCATED = 8, TCP = 6, UDP = 17, ETHERNET = 14 };
-
 #define EACH(x) {x, x, x, x, x, x, x, x}
 /// What nearly every packet is compared with or added to, in all lanes (`at_hand`).
 static const _Alignas(32) struct constants {

@@ -7,6 +7,9 @@
 #define INLINE static inline __attribute__((always_inline))
 #define unlikely(x) __builtin_expect(!!(x), 0)
 
+/// A frame's flags, and what transports are called in IP headers; the octets of an Ethernet header.
+enum { CHECKSUM_PARTIAL = 1, CHECKSUM_VERIFIED = 2, TRUNCATED = 8, TCP = 6, UDP = 17, ETHERNET = 14 };
+
 enum {
   HASHES = 0,
   WORDS = kalsae_column_length,

@@ -2,8 +2,6 @@
 // What is done with a single packet where the loops that take several at a time leave one over.
 #include "plain_octets.h"
 
-enum { CHECKSUM_VERIFIED = 2 };
-
 /// How far the size of a slot moves a position, and where it says which hop its flow's packets take.
 enum {
   SHIFT4 = 6,

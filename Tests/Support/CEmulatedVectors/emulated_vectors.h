@@ -13,34 +13,26 @@ typedef simde__m512i vector512;
 #define LANES(type, name, vector) type name[sizeof(vector) / sizeof(type)]; memcpy(name, &(vector), sizeof name)
 #define VECTOR_OF(type, array) ({ type vector_; memcpy(&vector_, array, sizeof vector_); vector_; })
 
-#define COMPARISON(name, type, operator)                                            \
-  static inline uint8_t name(uint8_t mask, vector512 a, vector512 b) {              \
-    LANES(type, x, a);                                                              \
-    LANES(type, y, b);                                                              \
-    uint8_t found = 0;                                                              \
-    for (int i = 0; i < 8; i++) found |= (uint8_t)((x[i] operator y[i]) << i);      \
-    return found & mask;                                                            \
+/// Of which lanes of the mask something is so, of `x` and `y`.
+#define COMPARISON(name, type, expression)                                   \
+  static inline uint8_t name(uint8_t mask, vector512 a, vector512 b) {       \
+    LANES(type, from, a);                                                    \
+    LANES(type, other, b);                                                   \
+    uint8_t found = 0;                                                       \
+    for (int i = 0; i < 8; i++) {                                            \
+      const type x = from[i], y = other[i];                                  \
+      found |= (uint8_t)((expression) << i);                                 \
+    }                                                                        \
+    return found & mask;                                                     \
   }
-COMPARISON(eq_epu64, uint64_t, ==)
-COMPARISON(neq_epu64, uint64_t, !=)
-COMPARISON(lt_epu64, uint64_t, <)
-COMPARISON(le_epu64, uint64_t, <=)
-COMPARISON(gt_epu64, uint64_t, >)
-COMPARISON(ge_epu64, uint64_t, >=)
-COMPARISON(eq_epi64, int64_t, ==)
-COMPARISON(neq_epi64, int64_t, !=)
-COMPARISON(lt_epi64, int64_t, <)
-COMPARISON(le_epi64, int64_t, <=)
-COMPARISON(gt_epi64, int64_t, >)
-COMPARISON(ge_epi64, int64_t, >=)
-
-static inline uint8_t test64(uint8_t mask, vector512 a, vector512 b) {
-  LANES(uint64_t, x, a);
-  LANES(uint64_t, y, b);
-  uint8_t found = 0;
-  for (int i = 0; i < 8; i++) found |= (uint8_t)(((x[i] & y[i]) != 0) << i);
-  return found & mask;
-}
+COMPARISON(lt_epu64, uint64_t, x < y)
+COMPARISON(le_epu64, uint64_t, x <= y)
+COMPARISON(ge_epu64, uint64_t, x >= y)
+COMPARISON(eq_epi64, int64_t, x == y)
+COMPARISON(neq_epi64, int64_t, x != y)
+COMPARISON(le_epi64, int64_t, x <= y)
+COMPARISON(test, uint64_t, (x & y) != 0)
+COMPARISON(testn, uint64_t, (x & y) == 0)
 
 static inline vector512 gather64(vector512 otherwise, uint8_t mask, vector512 places, const void *base) {
   LANES(uint64_t, at, places);
@@ -104,26 +96,12 @@ static inline void put8(void *to, uint32_t mask, __m256i a) {
     if (mask >> i & 1) ((uint8_t *)to)[i] = from[i];
 }
 
-#undef _mm512_cmpeq_epu64_mask
-#define _mm512_cmpeq_epu64_mask(a, b) eq_epu64(0xff, a, b)
-#undef _mm512_mask_cmpeq_epu64_mask
-#define _mm512_mask_cmpeq_epu64_mask(mask, a, b) eq_epu64(mask, a, b)
-#undef _mm512_cmpneq_epu64_mask
-#define _mm512_cmpneq_epu64_mask(a, b) neq_epu64(0xff, a, b)
-#undef _mm512_mask_cmpneq_epu64_mask
-#define _mm512_mask_cmpneq_epu64_mask(mask, a, b) neq_epu64(mask, a, b)
-#undef _mm512_cmplt_epu64_mask
-#define _mm512_cmplt_epu64_mask(a, b) lt_epu64(0xff, a, b)
 #undef _mm512_mask_cmplt_epu64_mask
 #define _mm512_mask_cmplt_epu64_mask(mask, a, b) lt_epu64(mask, a, b)
 #undef _mm512_cmple_epu64_mask
 #define _mm512_cmple_epu64_mask(a, b) le_epu64(0xff, a, b)
 #undef _mm512_mask_cmple_epu64_mask
 #define _mm512_mask_cmple_epu64_mask(mask, a, b) le_epu64(mask, a, b)
-#undef _mm512_cmpgt_epu64_mask
-#define _mm512_cmpgt_epu64_mask(a, b) gt_epu64(0xff, a, b)
-#undef _mm512_mask_cmpgt_epu64_mask
-#define _mm512_mask_cmpgt_epu64_mask(mask, a, b) gt_epu64(mask, a, b)
 #undef _mm512_cmpge_epu64_mask
 #define _mm512_cmpge_epu64_mask(a, b) ge_epu64(0xff, a, b)
 #undef _mm512_mask_cmpge_epu64_mask
@@ -134,32 +112,16 @@ static inline void put8(void *to, uint32_t mask, __m256i a) {
 #define _mm512_mask_cmpeq_epi64_mask(mask, a, b) eq_epi64(mask, a, b)
 #undef _mm512_cmpneq_epi64_mask
 #define _mm512_cmpneq_epi64_mask(a, b) neq_epi64(0xff, a, b)
-#undef _mm512_mask_cmpneq_epi64_mask
-#define _mm512_mask_cmpneq_epi64_mask(mask, a, b) neq_epi64(mask, a, b)
-#undef _mm512_cmplt_epi64_mask
-#define _mm512_cmplt_epi64_mask(a, b) lt_epi64(0xff, a, b)
-#undef _mm512_mask_cmplt_epi64_mask
-#define _mm512_mask_cmplt_epi64_mask(mask, a, b) lt_epi64(mask, a, b)
-#undef _mm512_cmple_epi64_mask
-#define _mm512_cmple_epi64_mask(a, b) le_epi64(0xff, a, b)
 #undef _mm512_mask_cmple_epi64_mask
 #define _mm512_mask_cmple_epi64_mask(mask, a, b) le_epi64(mask, a, b)
-#undef _mm512_cmpgt_epi64_mask
-#define _mm512_cmpgt_epi64_mask(a, b) gt_epi64(0xff, a, b)
-#undef _mm512_mask_cmpgt_epi64_mask
-#define _mm512_mask_cmpgt_epi64_mask(mask, a, b) gt_epi64(mask, a, b)
-#undef _mm512_cmpge_epi64_mask
-#define _mm512_cmpge_epi64_mask(a, b) ge_epi64(0xff, a, b)
-#undef _mm512_mask_cmpge_epi64_mask
-#define _mm512_mask_cmpge_epi64_mask(mask, a, b) ge_epi64(mask, a, b)
 #undef _mm512_test_epi64_mask
-#define _mm512_test_epi64_mask(a, b) test64(0xff, a, b)
+#define _mm512_test_epi64_mask(a, b) test(0xff, a, b)
 #undef _mm512_mask_test_epi64_mask
-#define _mm512_mask_test_epi64_mask(mask, a, b) test64(mask, a, b)
+#define _mm512_mask_test_epi64_mask(mask, a, b) test(mask, a, b)
 #undef _mm512_testn_epi64_mask
-#define _mm512_testn_epi64_mask(a, b) (test64(0xff, a, b) ^ 0xff)
+#define _mm512_testn_epi64_mask(a, b) testn(0xff, a, b)
 #undef _mm512_mask_testn_epi64_mask
-#define _mm512_mask_testn_epi64_mask(mask, a, b) ((uint8_t)~test64(0xff, a, b) & (mask))
+#define _mm512_mask_testn_epi64_mask(mask, a, b) testn(mask, a, b)
 #undef _mm512_i64gather_epi64
 #define _mm512_i64gather_epi64(places, base, scale) gather64(places, 0xff, places, base)
 #undef _mm512_mask_i64gather_epi64
